@@ -1,0 +1,23 @@
+// The two ways to fail: Error for what a user or the world can cause, DITHER_ASSERT for what only a wrong program can.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace dither {
+
+/// What a user or the world can cause: bad input, a missing file, a full disk. The message says what, where, what was
+/// found, what is allowed and how to cure it; `main` prints it behind "error: " and exits with status 2.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Prints the broken assertion with its place and aborts.
+[[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
+
+}  // namespace dither
+
+/// What only a wrong program can break; no input reaches it. Stays on in every build: its cost is outside inner loops.
+#define DITHER_ASSERT(condition) \
+  ((condition) ? static_cast<void>(0) : ::dither::assertion_failed(#condition, __FILE__, __LINE__))

@@ -1,0 +1,31 @@
+# How every room is compiled, and dither_room(): a static library of all sources in a folder.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+set(DITHER_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
+if(DITHER_WERROR)
+  list(APPEND DITHER_WARNINGS -Werror)
+endif()
+
+# Bits first: no contraction of a*b+c into an FMA, no reassociation. The two -fno flags change no value: they only
+# let loops with sqrt and selections vectorise (errno and FP traps are not used).
+add_compile_options(-ffp-contract=off -fno-math-errno -fno-trapping-math -march=${DITHER_ARCH})
+if(DITHER_SANITIZE)
+  add_compile_options(-fsanitize=${DITHER_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${DITHER_SANITIZE})
+endif()
+include_directories(${PROJECT_SOURCE_DIR})
+
+function(dither_room name)
+  cmake_parse_arguments(ROOM "" "DIRECTORY" "LINKS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${ROOM_DIRECTORY}/*.cpp)
+  add_library(dither_${name} STATIC ${sources})
+  set_target_properties(dither_${name} PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(dither_${name} PUBLIC ${ROOM_LINKS})
+  target_compile_options(dither_${name} PRIVATE ${DITHER_WARNINGS})
+endfunction()

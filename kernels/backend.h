@@ -1,0 +1,72 @@
+// THE list of operations. A backend computes them on the memory it hands out; the model, the optimizer and the loop
+// know nothing else of it.
+//
+// An operation gets views, sizes and a stream, calls check() first (the same on every backend: type combinations,
+// sizes, aliasing), allocates nothing and keeps nothing. Same inputs, same bits, every time, at any thread count.
+// tests/kernels/coverage_test.cpp reads the virtual functions below and fails for one without test cases.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/operations/attention.h"
+#include "kernels/operations/embedding.h"
+#include "kernels/operations/feed_forward.h"
+#include "kernels/operations/linear.h"
+#include "kernels/operations/loss.h"
+#include "kernels/operations/norm.h"
+#include "kernels/operations/update.h"
+
+namespace dither {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual void embedding_forward(const EmbeddingForward& op, Stream stream) = 0;
+  virtual void embedding_backward(const EmbeddingBackward& op, Stream stream) = 0;
+  virtual void residual_norm_forward(const ResidualNormForward& op, Stream stream) = 0;
+  virtual void residual_norm_backward(const ResidualNormBackward& op, Stream stream) = 0;
+  virtual void rotary_forward(const RotaryForward& op, Stream stream) = 0;
+  virtual void rotary_backward(const RotaryBackward& op, Stream stream) = 0;
+  virtual void attention_forward(const AttentionForward& op, Stream stream) = 0;
+  virtual void attention_backward(const AttentionBackward& op, Stream stream) = 0;
+  virtual void gelu_forward(const GeluForward& op, Stream stream) = 0;
+  virtual void gelu_backward(const GeluBackward& op, Stream stream) = 0;
+  virtual void swiglu_forward(const SwigluForward& op, Stream stream) = 0;
+  virtual void swiglu_backward(const SwigluBackward& op, Stream stream) = 0;
+  virtual void linear_forward(const LinearForward& op, Stream stream) = 0;
+  virtual void linear_input_gradient(const LinearInputGradient& op, Stream stream) = 0;
+  virtual void linear_weight_gradient(const LinearWeightGradient& op, Stream stream) = 0;
+  virtual void cross_entropy(const CrossEntropy& op, Stream stream) = 0;
+  virtual void sum_losses(const SumLosses& op, Stream stream) = 0;
+  virtual void initialise(const Initialise& op, Stream stream) = 0;
+  virtual void accumulate(const Accumulate& op, Stream stream) = 0;
+  virtual void squared_norm(const SquaredNorm& op, Stream stream) = 0;
+  virtual void decide_step(const DecideStep& op, Stream stream) = 0;
+  virtual void adamw(const AdamW& op, Stream stream) = 0;
+
+  /// to[i] = from[i], rounded by RN where the type narrows. Both in this backend's memory; no overlap.
+  virtual void copy(View to, ConstView from, int64_t elements, Stream stream) = 0;
+  virtual void zero(void* memory, int64_t bytes, Stream stream) = 0;
+  virtual void copy_from_host(void* to, const void* from, int64_t bytes, Stream stream) = 0;
+  virtual void copy_to_host(void* to, const void* from, int64_t bytes, Stream stream) = 0;
+  /// Waits until everything given to `stream` is done.
+  virtual void synchronize(Stream stream) = 0;
+
+  /// Zeroed memory, aligned to 256 bytes. Throws Error when there is not enough, naming both sizes.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void free(void* memory) = 0;
+  virtual int64_t allocated_bytes() const = 0;
+  /// Allocations made so far: a step that changes it has broken the plan.
+  virtual int64_t allocation_count() const = 0;
+
+  /// One line for the start-up table, for example "CPU, 2 threads, oneDNN 2.6.3 (AMX)".
+  virtual std::string description() const = 0;
+};
+
+/// The CPU backend with `threads` threads (0 = all cores).
+std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+}  // namespace dither

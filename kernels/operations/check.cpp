@@ -1,0 +1,25 @@
+#include "kernels/operations/check.h"
+
+#include <string>
+
+#include "base/error.h"
+
+namespace dither {
+
+void demand(bool ok, const char* operation, const char* what, int64_t value, const char* allowed) {
+  if (ok) return;
+  throw Error(std::string(operation) + ": " + what + " is " + std::to_string(value) + ", needs " + allowed);
+}
+
+void demand_float(const char* operation, const char* what, ConstView view) {
+  if (view && view.type != DType::none) return;
+  throw Error(std::string(operation) + ": " + what + " is absent, needs a BF16 or FP32 tensor");
+}
+
+void demand_type(const char* operation, const char* what, ConstView view, DType type) {
+  demand_float(operation, what, view);
+  if (view.type == type) return;
+  throw Error(std::string(operation) + ": " + what + " is " + name_of(view.type) + ", needs " + name_of(type));
+}
+
+}  // namespace dither

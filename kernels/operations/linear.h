@@ -1,0 +1,48 @@
+// A linear layer Y[n,o] = sum_i X[n,i] W[o,i] + b[o] and its three products. FP32 accumulation, one rounding at the
+// end. x, y, their gradients and the weight share one type (BF16 or FP32); N is any number of tokens.
+#pragma once
+
+#include "kernels/view.h"
+
+namespace dither {
+
+enum class Epilogue : uint8_t { none, gelu };
+
+struct LinearForward {
+  View y;               // [N,O] out
+  View pre_activation;  // [N,O] out  with Epilogue::gelu: what gelu was applied to, kept for backward; else absent
+  ConstView x;          // [N,I]
+  ConstView weight;     // [O,I]
+  ConstView bias;       // [O]        the type of weight; absent: none
+  int64_t N, I, O;      // I and O multiples of 8
+  Epilogue epilogue;    // gelu: y = RN(gelu(pre_activation)), pre_activation rounded first
+  void check() const;
+  double flop() const { return 2.0 * static_cast<double>(N) * static_cast<double>(I) * static_cast<double>(O); }
+};
+
+/// dx[n,i] = sum_o dy[n,o] W[o,i]
+struct LinearInputGradient {
+  View dx;           // [N,I] out
+  ConstView dy;      // [N,O]
+  ConstView weight;  // [O,I]
+  int64_t N, I, O;
+  void check() const;
+  double flop() const { return 2.0 * static_cast<double>(N) * static_cast<double>(I) * static_cast<double>(O); }
+};
+
+/// dW[o,i] = sum_n dy[n,o] x[n,i]     db[o] = sum_n dy[n,o], over blocks of kRows tokens first, then over blocks
+struct LinearWeightGradient {
+  View d_weight;  // [O,I] out  BF16 or FP32, whatever the type of x
+  View d_bias;    // [O]   out  the type of d_weight; absent: none
+  ConstView dy;   // [N,O]
+  ConstView x;    // [N,I]
+  int64_t N, I, O;
+  bool accumulate;  // d_weight (FP32 only) keeps what it holds and gets the product added: head chunks
+  void* workspace;  // workspace_bytes(): FP32 [ceil(N/kRows),O] for the bias gradient
+  int64_t workspace_bytes() const { return d_bias ? (N + kRows - 1) / kRows * O * 4 : 0; }
+  void check() const;
+  double flop() const { return 2.0 * static_cast<double>(N) * static_cast<double>(I) * static_cast<double>(O); }
+  static constexpr int64_t kRows = 64;
+};
+
+}  // namespace dither

@@ -1,0 +1,94 @@
+// What happens to gradients and weights outside of the model: initial values, accumulation over micro-batches, the
+// global norm, and AdamW. All run over flat arrays that hold many tensors one after the other, described by segments.
+#pragma once
+
+#include "kernels/numerics/adamw.h"
+#include "kernels/step_scalars.h"
+#include "kernels/view.h"
+
+namespace dither {
+
+/// A part of a tensor within flat arrays. Offsets are multiples of kLeafElements, so that leaves of sums and blocks of
+/// random bits never straddle a cut.
+struct Segment {
+  int64_t offset;   // first element in the flat arrays
+  int64_t count;    // elements
+  int64_t first;    // index of the first element within its whole tensor: what random bits are addressed by
+  uint32_t tensor;  // id of random draws
+  int32_t group;    // of sums by group
+  bool decay;       // weight decay applies
+};
+
+/// w = mean + std * z, z normal deviates (normal.h) of the stream `initialisation`; std 0: constant. FP64, then FP32.
+/// A BF16 weight is RN of that FP32 value; an extra component gets the rest (grow) or the FP32 value (master).
+struct Initialise {
+  View weight;  // [count] out
+  View extra;   // [count] out  absent: none
+  Strategy strategy;
+  int64_t count;  // elements, the first of them the tensor's first
+  double mean, std;
+  uint32_t tensor;
+  uint64_t seed;
+  void check() const;
+};
+
+/// sum <- round(sum + addend), one micro-batch's contribution to the gradient.
+///   FP32 sum: RN.   BF16 sum: SR with draw = scalars->micro_batch (stream gradient_accumulation), or RN.
+struct Accumulate {
+  View sum;                 // flat, BF16 or FP32
+  ConstView addend;         // flat, FP32
+  const Segment* segments;  // offsets count in both arrays
+  int64_t segment_count;
+  bool first;         // sum = round(addend): what it held is not read
+  Rounding rounding;  // of a BF16 sum
+  uint64_t seed;
+  const StepScalars* scalars;
+  void check() const;
+};
+
+/// scalars->squared_norm += sum of squares; leaf: FP64 sum over an aligned block of kLeafElements of one tensor.
+struct SquaredNorm {
+  ConstView gradient;  // flat, BF16 or FP32
+  const Segment* segments;
+  int64_t segment_count;
+  ExactSum* group_sums;  // [groups] in and out: the same by group; null: not wanted
+  StepScalars* scalars;
+  void check() const;
+};
+
+/// Forms loss, gradient_norm, clip_factor and apply from the sums in `scalars`:
+///   loss = loss_sum * loss_scale     norm = sqrt(squared_norm)     clip = min(1, largest_norm / norm)
+///   apply = both finite, loss <= loss_limit, norm <= norm_limit
+struct DecideStep {
+  StepScalars* scalars;
+  void check() const;
+};
+
+/// What an update did to a group of tensors (NUMERICS 7). U = -D, E = value after - value before.
+struct UpdateSums {
+  ExactSum intended_squared;  // <U,U>
+  ExactSum effective_dot;     // <E,U> of the stored weight
+  ExactSum full_dot;          // <E,U> of full_weight()
+  ExactSum weight_squared;    // <w,w> before the update
+  int64_t unchanged = 0;      // stored weights that did not change although D != 0
+};
+
+/// One AdamW step over flat arrays by the rule of the strategy; nothing happens when scalars->apply is 0.
+struct AdamW {
+  View weight, weight_extra, first_moment, second_moment, second_moment_extra;  // flat, in and out; types by strategy
+  ConstView gradient;                                                           // flat, BF16 or FP32
+  const Segment* segments;
+  int64_t segment_count;
+  Strategy strategy;
+  Math math;
+  Rounding second_moment_rounding;
+  double beta1, beta2, epsilon, weight_decay;
+  uint64_t seed;
+  const StepScalars* scalars;
+  UpdateSums* sums;  // [groups] in and out; null: not wanted
+  void check() const;
+  /// The scalars of adamw_update(), formed the same way on every backend.
+  AdamWStep step_of(const StepScalars& s, bool decay) const;
+};
+
+}  // namespace dither

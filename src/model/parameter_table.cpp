@@ -1,0 +1,230 @@
+#include "src/model/parameter_table.h"
+
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace dither {
+
+namespace {
+
+int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+ParameterGroup group_of(Role role) {
+  switch (role) {
+    case Role::token_embedding:
+    case Role::position_embedding:
+      return ParameterGroup::embedding;
+    case Role::qkv_weight:
+    case Role::projection_weight:
+      return ParameterGroup::attention;
+    case Role::up_weight:
+    case Role::down_weight:
+      return ParameterGroup::feed_forward;
+    case Role::head_weight:
+      return ParameterGroup::head;
+    case Role::qkv_bias:
+    case Role::projection_bias:
+    case Role::up_bias:
+    case Role::down_bias:
+      return ParameterGroup::bias;
+    default:
+      return ParameterGroup::norm;
+  }
+}
+
+bool is_matrix(ParameterGroup group) { return group != ParameterGroup::norm && group != ParameterGroup::bias; }
+
+}  // namespace
+
+const char* name_of(ParameterGroup group) {
+  static constexpr const char* kNames[kParameterGroups] = {"embedding", "attention", "feed_forward",
+                                                           "norm",      "bias",      "head"};
+  return kNames[static_cast<int>(group)];
+}
+
+int64_t padded_vocabulary(const ModelConfig& model) { return round_up(model.vocabulary, 64); }
+int64_t qkv_width(const ModelConfig& model) { return int64_t{model.heads + 2 * model.kv_heads} * model.head_size; }
+int64_t up_width(const ModelConfig& model) {
+  return int64_t{model.ffn} * (model.activation == Activation::swiglu ? 2 : 1);
+}
+
+ParameterTable::ParameterTable(const ModelConfig& model, bool decay_embeddings)
+    : tied_(model.tied_embeddings), decay_embeddings_(decay_embeddings) {
+  const bool gpt2 = model.architecture == Architecture::gpt2;
+  const int64_t V = model.vocabulary, Vp = padded_vocabulary(model), C = model.hidden;
+
+  open_bucket("token embedding");
+  Parameter& tokens = add(0, -1, Role::token_embedding, "token_embedding", Vp, C,
+                          {{gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", V, false}});
+  tokens.counted_rows = V;
+  tokens.init_std = model.init_std;
+
+  for (int layer = 0; layer < model.layers; ++layer) {
+    open_bucket("block " + std::to_string(layer));
+    add_block(model, layer);
+  }
+  if (model.positions == Positions::learned) {
+    open_bucket("position embedding");
+    position_bucket_ = static_cast<int>(buckets_.size()) - 1;
+    const int64_t T = model.sequence_length;
+    add(position_bucket_, -1, Role::position_embedding, "position_embedding", T, C,
+        {{"transformer.wpe.weight", T, false}})
+        .init_std = model.init_std;
+  }
+  open_bucket("final norm and head");
+  add_norm(model, final_bucket(), -1, Role::final_norm_weight, Role::final_norm_bias, "final_norm",
+           gpt2 ? "transformer.ln_f" : "model.norm");
+  if (!tied_) {
+    Parameter& head = add(final_bucket(), -1, Role::head_weight, "head", Vp, C, {{"lm_head.weight", V, false}});
+    head.counted_rows = V;
+    head.init_std = model.init_std;
+  }
+}
+
+// A linear weight is [out,in]. Projections back into the residual stream begin smaller by sqrt(2L), as in GPT-2: the
+// stream adds 2L of them.
+void ParameterTable::add_block(const ModelConfig& model, int layer) {
+  const bool gpt2 = model.architecture == Architecture::gpt2;
+  const int bucket = block_bucket(layer);
+  const int64_t C = model.hidden, F = model.ffn, D = model.head_size;
+  const int64_t HD = model.heads * D, KD = model.kv_heads * D;
+  const double residual_std = model.init_std / std::sqrt(2.0 * model.layers);
+  const std::string ours = "blocks." + std::to_string(layer) + ".";
+  const std::string theirs = (gpt2 ? "transformer.h." : "model.layers.") + std::to_string(layer) + ".";
+  const std::string attention = theirs + (gpt2 ? "attn." : "self_attn.");
+  const std::string mlp = theirs + "mlp.";
+
+  auto qkv_parts = [&](const std::string& what) -> std::vector<HuggingFacePart> {
+    if (gpt2) return {{attention + "c_attn." + what, HD + 2 * KD, true}};
+    return {{attention + "q_proj." + what, HD, false},
+            {attention + "k_proj." + what, KD, false},
+            {attention + "v_proj." + what, KD, false}};
+  };
+  auto up_parts = [&](const std::string& what) -> std::vector<HuggingFacePart> {
+    if (gpt2) return {{mlp + "c_fc." + what, F, true}};
+    if (model.activation == Activation::gelu) return {{mlp + "up_proj." + what, F, false}};
+    return {{mlp + "gate_proj." + what, F, false}, {mlp + "up_proj." + what, F, false}};
+  };
+  auto back_parts = [&](const std::string& name) -> std::vector<HuggingFacePart> { return {{name, C, gpt2}}; };
+  const std::string projection = attention + (gpt2 ? "c_proj." : "o_proj.");
+  const std::string down = mlp + (gpt2 ? "c_proj." : "down_proj.");
+
+  add_norm(model, bucket, layer, Role::attention_norm_weight, Role::attention_norm_bias, ours + "attention_norm",
+           theirs + (gpt2 ? "ln_1" : "input_layernorm"));
+  add(bucket, layer, Role::qkv_weight, ours + "attention.qkv.weight", HD + 2 * KD, C, qkv_parts("weight")).init_std =
+      model.init_std;
+  if (model.linear_bias || model.qkv_bias) {
+    add_bias(bucket, layer, Role::qkv_bias, HD + 2 * KD, ours + "attention.qkv.bias", qkv_parts("bias"));
+  }
+  if (model.qk_norm) {
+    add(bucket, layer, Role::query_gain, ours + "attention.query_gain", D, 1, {{attention + "q_norm.weight", D, false}})
+        .init_mean = 1;
+    add(bucket, layer, Role::key_gain, ours + "attention.key_gain", D, 1, {{attention + "k_norm.weight", D, false}})
+        .init_mean = 1;
+  }
+  add(bucket, layer, Role::projection_weight, ours + "attention.projection.weight", C, HD,
+      back_parts(projection + "weight"))
+      .init_std = residual_std;
+  if (model.linear_bias) {
+    add_bias(bucket, layer, Role::projection_bias, C, ours + "attention.projection.bias",
+             back_parts(projection + "bias"));
+  }
+  add_norm(model, bucket, layer, Role::feed_forward_norm_weight, Role::feed_forward_norm_bias,
+           ours + "feed_forward_norm", theirs + (gpt2 ? "ln_2" : "post_attention_layernorm"));
+  add(bucket, layer, Role::up_weight, ours + "feed_forward.up.weight", up_width(model), C, up_parts("weight"))
+      .init_std = model.init_std;
+  if (model.linear_bias) {
+    add_bias(bucket, layer, Role::up_bias, up_width(model), ours + "feed_forward.up.bias", up_parts("bias"));
+  }
+  add(bucket, layer, Role::down_weight, ours + "feed_forward.down.weight", C, F, back_parts(down + "weight")).init_std =
+      residual_std;
+  if (model.linear_bias) {
+    add_bias(bucket, layer, Role::down_bias, C, ours + "feed_forward.down.bias", back_parts(down + "bias"));
+  }
+}
+
+void ParameterTable::add_norm(const ModelConfig& model, int bucket, int layer, Role weight, Role bias,
+                              const std::string& ours, const std::string& hugging_face) {
+  const int64_t C = model.hidden;
+  add(bucket, layer, weight, ours + ".weight", C, 1, {{hugging_face + ".weight", C, false}}).init_mean = 1;
+  if (model.normalization == Normalization::layer_norm) {
+    add(bucket, layer, bias, ours + ".bias", C, 1, {{hugging_face + ".bias", C, false}});
+  }
+}
+
+// The parts of a bias are those of its matrix; a vector is never stored transposed.
+void ParameterTable::add_bias(int bucket, int layer, Role role, int64_t size, const std::string& name,
+                              std::vector<HuggingFacePart> parts) {
+  for (HuggingFacePart& part : parts) part.transposed = false;
+  add(bucket, layer, role, name, size, 1, std::move(parts));
+}
+
+Parameter& ParameterTable::add(int bucket, int layer, Role role, const std::string& name, int64_t rows, int64_t columns,
+                               std::vector<HuggingFacePart> parts) {
+  DITHER_ASSERT(bucket == static_cast<int>(buckets_.size()) - 1);
+  Parameter p{};
+  p.name = name;
+  p.role = role;
+  p.bucket = bucket;
+  p.group = group_of(role);
+  p.rows = rows;
+  p.columns = columns;
+  p.counted_rows = rows;
+  p.decay = is_matrix(p.group) && (p.group != ParameterGroup::embedding || decay_embeddings_);
+  p.id = static_cast<uint32_t>(layer + 1) * 256 + static_cast<uint32_t>(role);
+  p.offset = flat_elements_;
+  p.parts = std::move(parts);
+  flat_elements_ += round_up(p.elements(), kLeafElements);
+  buckets_.back().elements = flat_elements_ - buckets_.back().offset;
+  parameters_.push_back(std::move(p));
+  return parameters_.back();
+}
+
+void ParameterTable::open_bucket(const std::string& name) { buckets_.push_back({name, flat_elements_, 0}); }
+
+const Parameter* ParameterTable::find(int bucket, Role role) const {
+  for (const Parameter& p : parameters_) {
+    if (p.bucket == bucket && p.role == role) return &p;
+  }
+  return nullptr;
+}
+
+int64_t ParameterTable::counted_elements() const {
+  int64_t sum = 0;
+  for (const Parameter& p : parameters_) sum += p.counted_elements();
+  return sum;
+}
+
+int64_t ParameterTable::counted_elements(ParameterGroup group) const {
+  int64_t sum = 0;
+  for (const Parameter& p : parameters_) sum += p.group == group ? p.counted_elements() : 0;
+  return sum;
+}
+
+std::vector<Segment> ParameterTable::segments() const {
+  std::vector<Segment> list;
+  for (const Parameter& p : parameters_) {
+    list.push_back({.offset = p.offset,
+                    .count = p.elements(),
+                    .first = 0,
+                    .tensor = p.id,
+                    .group = static_cast<int32_t>(p.group),
+                    .decay = p.decay});
+  }
+  return list;
+}
+
+std::vector<Segment> ParameterTable::bucket_segments(int bucket) const {
+  const std::vector<Segment> all = segments();
+  std::vector<Segment> list;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (parameters_[i].bucket != bucket) continue;
+    list.push_back(all[i]);
+    list.back().offset -= buckets_[static_cast<size_t>(bucket)].offset;
+  }
+  return list;
+}
+
+}  // namespace dither

@@ -1,0 +1,67 @@
+// Weights and gradients in plain memory of one backend: the first implementation of the door.
+//
+// Gradients are a left fold over the micro-batches of a step: micro-batch i forms its contribution g_i from zero, then
+// A <- round(A + g_i) (NUMERICS 10). Where that needs no second buffer the product writes A directly:
+//   FP32 storage: the first micro-batch of a step (A = g_0 exactly)
+//   BF16 storage: a step of one micro-batch (A = the product's own RN), but for the head's bucket, whose chunks add up
+// Else g_i lies in an FP32 scratch: one for the bucket at hand, and one of its own for a tied embedding, which stays
+// open from the head to the end of backward.
+#pragma once
+
+#include <vector>
+
+#include "kernels/backend.h"
+#include "src/model/memory_plan.h"
+#include "src/model/parameter_access.h"
+
+namespace dither {
+
+class PlainParameters final : public ParameterAccess {
+ public:
+  struct Options {
+    DType weight;
+    GradientStorage gradient;
+    int64_t micro_batches;  // of a step
+    uint64_t seed;
+  };
+  /// `scalars` (backend memory) is read by the accumulation. Throws Error when memory is short.
+  PlainParameters(const ParameterTable& table, const Options& options, Backend& backend, const StepScalars* scalars,
+                  Stream stream);
+  ~PlainParameters() override;
+  PlainParameters(const PlainParameters&) = delete;
+  PlainParameters& operator=(const PlainParameters&) = delete;
+
+  /// Adds what the constructor would allocate.
+  static void plan(const ParameterTable& table, const Options& options, MemoryPlan& plan);
+
+  /// Gradients that follow belong to this micro-batch of the step, from 0.
+  void begin_micro_batch(int64_t index) { micro_batch_ = index; }
+
+  View weights() const { return weights_; }      // flat, table.flat_elements()
+  View gradients() const { return gradients_; }  // flat; complete after the last micro-batch's backward
+
+  const BucketViews& before_forward(int bucket) override;
+  const BucketViews& before_backward(int bucket) override;
+  void gradients_ready(int bucket) override;
+  void release(int bucket) override;
+
+ private:
+  bool direct(int bucket) const;
+  static int64_t scratch_elements(const ParameterTable& table, const Options& options, int64_t* shared);
+
+  const ParameterTable& table_;
+  Options options_;
+  Backend& backend_;
+  const StepScalars* scalars_;
+  Stream stream_;
+  View weights_, gradients_;
+  View scratch_;  // FP32 [shared | tied embedding]
+  int64_t tied_offset_ = 0;
+  std::vector<BucketViews> views_;
+  std::vector<Segment*> segments_;  // by bucket, in backend memory
+  std::vector<int64_t> segment_counts_;
+  Segment* segment_memory_ = nullptr;
+  int64_t micro_batch_ = 0;
+};
+
+}  // namespace dither

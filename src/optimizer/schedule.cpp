@@ -1,0 +1,31 @@
+#include "src/optimizer/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace dither {
+
+double learning_rate_at(const OptimizerConfig& optimizer, int64_t steps, int64_t step) {
+  const ScheduleConfig& s = optimizer.schedule;
+  const double lr = optimizer.learning_rate, f = s.final_fraction;
+  if (step <= s.warmup_steps) return lr * static_cast<double>(step) / static_cast<double>(s.warmup_steps);
+  const double remaining = static_cast<double>(std::max<int64_t>(1, steps - s.warmup_steps));
+  const double p = std::min(1.0, static_cast<double>(step - s.warmup_steps) / remaining);
+  switch (s.kind) {
+    case ScheduleKind::constant:
+      return lr;
+    case ScheduleKind::linear:
+      return lr * (1 - (1 - f) * p);
+    case ScheduleKind::cosine:
+      return lr * (f + (1 - f) * 0.5 * (1 + std::cos(std::numbers::pi * p)));
+    case ScheduleKind::wsd: {
+      const double decay_steps = std::max(1.0, s.decay_fraction * static_cast<double>(steps));
+      const double decayed = (static_cast<double>(step - steps) + decay_steps) / decay_steps;
+      return lr * (1 - (1 - f) * std::clamp(decayed, 0.0, 1.0));
+    }
+  }
+  return lr;
+}
+
+}  // namespace dither

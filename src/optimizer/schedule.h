@@ -1,0 +1,18 @@
+// The learning rate as a function of the step.
+#pragma once
+
+#include <cstdint>
+
+#include "src/config/config.h"
+
+namespace dither {
+
+/// Learning rate of step 1 .. steps. Warm-up is linear, lr * step / warmup_steps; after it, with p the share of the
+/// remaining steps that is done (1 at the last step) and f = final_fraction:
+///   constant  lr
+///   linear    lr * (1 - (1-f) p)
+///   cosine    lr * (f + (1-f) (1 + cos(pi p)) / 2)
+///   wsd       lr, then linear to f * lr over the last decay_fraction of all steps (warm-up, stable, decay)
+double learning_rate_at(const OptimizerConfig& optimizer, int64_t steps, int64_t step);
+
+}  // namespace dither
