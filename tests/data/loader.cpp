@@ -1,0 +1,231 @@
+// Laws of the loader: sample s is a function of seed and s alone, whoever asks, in whatever portions, prefetched or
+// not.
+#include "src/data/loader.h"
+
+#include <chrono>
+#include <set>
+#include <thread>
+
+#include "tests/catch.h"
+#include "tests/data/files.h"
+
+namespace dither {
+using namespace test;
+
+namespace {
+
+constexpr int64_t kT = 5;
+
+// Three shards of 4, 0 and 7 windows with tokens left over, of both widths: 23 + 3 + 37 tokens, ids all different.
+struct Corpus {
+  TemporaryFolder folder;
+  Corpus() {
+    write_file(folder / "a.bin", shard_bytes(counting<uint16_t>(100, 4 * kT + 3)));
+    write_file(folder / "b.bin", shard_bytes(counting<uint16_t>(200, 3)));
+    write_file(folder / "c.bin", shard_bytes(counting<uint32_t>(300, 7 * kT + 2)));
+  }
+  TokenShards shards() const { return TokenShards(folder / "*.bin"); }
+};
+constexpr int64_t kWindows = 11;
+
+LoaderOptions options(int64_t micro_batch, bool shuffle = true, uint64_t seed = 1337) {
+  return {.seed = seed, .shuffle = shuffle, .sequence_length = kT, .micro_batch_size = micro_batch, .vocabulary = 400};
+}
+
+using Rows = std::vector<std::vector<int32_t>>;  // a sample's T tokens, then its T targets
+
+Rows samples(Loader& loader, int64_t first, int64_t count, int64_t micro_batch) {
+  Rows rows;
+  for (int64_t s = first; s < first + count; s += micro_batch) {
+    const Batch& batch = loader.load(s);
+    for (int64_t b = 0; b < micro_batch; ++b) {
+      rows.emplace_back(batch.tokens.begin() + b * kT, batch.tokens.begin() + (b + 1) * kT);
+      rows.back().insert(rows.back().end(), batch.targets.begin() + b * kT, batch.targets.begin() + (b + 1) * kT);
+    }
+  }
+  return rows;
+}
+
+}  // namespace
+
+// Catches: windows that overlap or leave gaps, that cross shards, a shard without a window that shifts its successors,
+// targets not shifted, (n / T) windows where the last one lacks its target.
+TEST_CASE("unshuffled samples are the windows of the files in order") {
+  const Corpus corpus;
+  const TokenShards shards = corpus.shards();
+  Loader loader(shards, options(1, false));
+  REQUIRE(loader.samples_per_epoch() == kWindows);
+  const Rows rows = samples(loader, 0, kWindows, 1);
+  for (int64_t w = 0; w < kWindows; ++w) {
+    const int32_t first = w < 4 ? 100 + kT * w : 300 + kT * (w - 4);
+    for (int64_t t = 0; t < kT; ++t) {
+      REQUIRE(rows[w][t] == first + t);
+      REQUIRE(rows[w][kT + t] == first + t + 1);
+    }
+  }
+  REQUIRE(samples(loader, kWindows, kWindows, 1) == rows);  // the next epoch is the same
+}
+
+// Catches: a corpus of exactly T + 1 tokens refused, one of T accepted.
+TEST_CASE("one window needs T + 1 tokens") {
+  const TemporaryFolder folder;
+  write_file(folder / "x.bin", shard_bytes(counting<uint16_t>(0, kT + 1)));
+  const TokenShards enough(folder / "x.bin");
+  REQUIRE(Loader(enough, options(1)).samples_per_epoch() == 1);
+  write_file(folder / "y.bin", shard_bytes(counting<uint16_t>(0, kT)));
+  write_file(folder / "z.bin", shard_bytes(counting<uint16_t>(0, 0)));
+  const TokenShards few(folder / "[yz].bin");
+  REQUIRE(error_of([&] { Loader loader(few, options(1)); }) ==
+          folder / "[yz].bin" +
+              ": shorter than one sequence: the longest of 2 shard(s) has 5 tokens, but a sample needs 6 "
+              "(model.sequence_length 5 and the target of its last token); prepare more text or lower "
+              "model.sequence_length");
+}
+
+// Catches: an epoch that repeats or misses a window, one order for all epochs, a seed that is not used.
+TEST_CASE("each epoch visits every window once, in an order of its seed and number") {
+  const Corpus corpus;
+  const TokenShards shards = corpus.shards();
+  Loader loader(shards, options(1)), other_seed(shards, options(1, true, 7)), plain(shards, options(1, false));
+  const Rows windows = samples(plain, 0, kWindows, 1);
+  const Rows first = samples(loader, 0, kWindows, 1), second = samples(loader, kWindows, kWindows, 1);
+  for (const Rows& epoch : {first, second, samples(other_seed, 0, kWindows, 1)}) {
+    REQUIRE(std::multiset<std::vector<int32_t>>(epoch.begin(), epoch.end()) ==
+            std::multiset<std::vector<int32_t>>(windows.begin(), windows.end()));
+  }
+  REQUIRE(first != windows);
+  REQUIRE(first != second);
+  REQUIRE(first != samples(other_seed, 0, kWindows, 1));
+}
+
+// Catches: a position kept inside the loader, batches that start anew at an epoch's end, a row stride of T + 1.
+TEST_CASE("what a sample is depends on no micro-batch size, start or history") {
+  const Corpus corpus;
+  const TokenShards shards = corpus.shards();
+  Loader by_eight(shards, options(8)), by_four(shards, options(4)), by_one(shards, options(1));
+  const Rows rows = samples(by_eight, 0, 40, 8);  // three epoch ends, none at a batch's end
+  REQUIRE(samples(by_four, 0, 40, 4) == rows);
+  REQUIRE(samples(by_one, 0, 40, 1) == rows);
+  const Rows tail(rows.begin() + 9, rows.begin() + 9 + 16);
+  REQUIRE(samples(by_eight, 9, 16, 8) == tail);  // back, to an odd start
+  Loader fresh(shards, options(8));
+  REQUIRE(samples(fresh, 9, 16, 8) == tail);
+}
+
+// Catches: a batch overwritten while the caller holds it, a hint taken for another sample, a stale batch handed out.
+TEST_CASE("prefetched batches equal those read directly") {
+  const Corpus corpus;
+  const TokenShards shards = corpus.shards();
+  Loader direct(shards, options(3)), ahead(shards, options(3));
+  for (int64_t s = 0; s < 300; s += 3) {
+    const Batch& batch = ahead.load(s);
+    ahead.prefetch(s + 3);
+    if (s % 7 == 0) ahead.prefetch(s + 3);    // the same hint again
+    if (s % 11 == 0) ahead.prefetch(s + 30);  // a wrong hint, which replaces the right one
+    const Batch& wanted = direct.load(s);
+    REQUIRE(batch.tokens == wanted.tokens);
+    REQUIRE(batch.targets == wanted.targets);
+    REQUIRE(batch.counted_targets == 3 * kT);
+  }
+  ahead.prefetch(0);  // still in flight when the loader goes
+}
+
+// Catches: a hint that overtakes the one being fetched, so that the worker's batch passes for another. Windows of a
+// million tokens keep the worker busy for about a millisecond; the second hint comes at a different moment of it each
+// time.
+TEST_CASE("a hint given while another is being fetched waits its turn") {
+  const TemporaryFolder folder;
+  constexpr int64_t kLong = 1'000'000;
+  write_file(folder / "long.bin", shard_bytes(counting<uint32_t>(0, 3 * kLong + 1)));
+  const TokenShards shards(folder / "long.bin");
+  Loader loader(shards, {.shuffle = false, .sequence_length = kLong, .micro_batch_size = 1, .vocabulary = 4'000'000});
+  for (int round = 0; round < 20; ++round) {
+    loader.prefetch(round % 3);
+    std::this_thread::sleep_for(std::chrono::microseconds(50 * round));
+    loader.prefetch((round + 1) % 3);
+    const Batch& batch = loader.load((round + 1) % 3);
+    REQUIRE(batch.tokens[0] == (round + 1) % 3 * kLong);
+    REQUIRE(batch.targets[kLong - 1] == batch.tokens[0] + kLong);
+  }
+}
+
+// Catches: vectors made anew for each batch. Two buffers trade places and no third appears.
+TEST_CASE("batches live in two buffers for ever") {
+  const Corpus corpus;
+  const TokenShards shards = corpus.shards();
+  Loader loader(shards, options(3));
+  std::set<const int32_t*> places;
+  for (int64_t s = 0; s < 60; s += 3) {
+    const Batch& batch = loader.load(s);
+    places.insert(batch.tokens.data());
+    places.insert(batch.targets.data());
+    if (s % 4 != 0) loader.prefetch(s + 3);
+  }
+  REQUIRE(places.size() == 4);  // tokens and targets, twice
+}
+
+// Catches: an error that ends the process in the thread, is lost, sticks to later batches, or hits the wrong load().
+TEST_CASE("an error met while prefetching comes out of the load that asks for it") {
+  const TemporaryFolder folder;
+  std::vector<uint16_t> tokens = counting<uint16_t>(0, 4 * kT + 1);
+  tokens[2 * kT] = 500;  // target of window 1, input of window 2
+  write_file(folder / "bad.bin", shard_bytes(tokens));
+  const TokenShards shards(folder / "bad.bin");
+  Loader loader(shards, options(1, false));
+  loader.load(0);
+  for (int round = 0; round < 3; ++round) {
+    for (const int64_t sample : {1, 2}) {
+      loader.prefetch(sample);
+      REQUIRE(loader.load(0).tokens[0] == 0);  // another batch is not concerned
+      REQUIRE(has(error_of([&] { loader.load(sample); }), "bad.bin: token 500 at position 10 "));
+    }
+    loader.prefetch(2);
+    loader.prefetch(3);  // the failed batch that nobody asked for is forgotten
+    REQUIRE(loader.load(3).tokens[0] == 3 * kT);
+  }
+}
+
+// Catches: masked inputs, a count that includes masked targets, a count of the window's first token instead of its
+// last.
+TEST_CASE("targets equal to ignore_token are masked and not counted") {
+  const TemporaryFolder folder;
+  const bool wide = GENERATE(false, true);
+  const std::vector<uint16_t> tokens = {9, 1, 2, 9, 4, 9, 9, 7, 8, 9, 10};  // two windows of 5, T + 1 shared at 5
+  if (wide) {
+    write_file(folder / "x.bin", shard_bytes(std::vector<uint32_t>(tokens.begin(), tokens.end())));
+  } else {
+    write_file(folder / "x.bin", shard_bytes(tokens));
+  }
+  const TokenShards shards(folder / "x.bin");
+  LoaderOptions masked = options(2, false);
+  masked.ignore_token = 9;
+  Loader loader(shards, masked), unmasked(shards, options(2, false));
+
+  const Batch& batch = loader.load(0);
+  REQUIRE(batch.tokens == std::vector<int32_t>{9, 1, 2, 9, 4, 9, 9, 7, 8, 9});
+  REQUIRE(batch.targets == std::vector<int32_t>{1, 2, -1, 4, -1, -1, 7, 8, -1, 10});
+  REQUIRE(batch.counted_targets == 6);
+  REQUIRE(loader.count_targets(0, 2) == 6);
+  REQUIRE(loader.count_targets(1, 1) == 3);
+  REQUIRE(loader.count_targets(1, 4) == 12);  // windows 1, 0, 1, 0
+  REQUIRE(unmasked.load(0).counted_targets == 10);
+  REQUIRE(unmasked.count_targets(0, 2) == 10);
+}
+
+// Catches: count_targets() in another order than load(): the loss would be divided by a wrong number.
+TEST_CASE("count_targets is the sum over the batches that load gives") {
+  const TemporaryFolder folder;
+  std::vector<uint16_t> tokens;
+  for (int i = 0; i < 400; ++i) tokens.push_back(static_cast<uint16_t>(i * i % 7));
+  write_file(folder / "x.bin", shard_bytes(tokens));
+  const TokenShards shards(folder / "x.bin");
+  LoaderOptions masked = options(4);
+  masked.ignore_token = 2;
+  Loader loader(shards, masked);
+  int64_t sum = 0;
+  for (int64_t s = 3; s < 3 + 200; s += 4) sum += loader.load(s).counted_targets;
+  REQUIRE(loader.count_targets(3, 200) == sum);
+  REQUIRE(sum < 200 * kT);
+}
+
+}  // namespace dither
