@@ -1,0 +1,128 @@
+#include "src/checkpoint/weights.h"
+
+#include <cstring>
+#include <set>
+#include <vector>
+
+#include "base/error.h"
+#include "src/checkpoint/safetensors.h"
+
+namespace dither {
+
+namespace {
+
+constexpr const char* kConfigKey = "dither_config";
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? "," : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+/// Rows and columns of a part in the file, and its shape there: a vector is one-dimensional.
+std::vector<int64_t> shape_of(const Parameter& p, const HuggingFacePart& part) {
+  if (p.columns == 1) return {part.rows};
+  if (part.transposed) return {p.columns, part.rows};
+  return {part.rows, p.columns};
+}
+
+/// to[j,i] = from[i,j], elements of `size` bytes.
+void transpose(std::byte* to, const std::byte* from, int64_t rows, int64_t columns, int64_t size) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j)
+      std::memcpy(to + (j * rows + i) * size, from + (i * columns + j) * size, size);
+  }
+}
+
+float element(const SafetensorsTensor& tensor, int64_t i) {
+  if (tensor.type == SafetensorsType::f32) {
+    float value;
+    std::memcpy(&value, tensor.data + 4 * i, 4);
+    return value;
+  }
+  Bf16 value;
+  std::memcpy(&value, tensor.data + 2 * i, 2);
+  return to_float(value);
+}
+
+/// Copies one part of a parameter from the file into its rows [first_row, first_row + part.rows) of `values`.
+void read_part(const SafetensorsFile& file, const std::string& path, const Parameter& p, const HuggingFacePart& part,
+               int64_t first_row, std::vector<float>& values) {
+  const SafetensorsTensor& tensor = file.at(part.name);
+  const std::vector<int64_t> shape = shape_of(p, part);
+  if (tensor.shape != shape) {
+    throw Error(path + ": " + part.name + " has shape " + shape_text(tensor.shape) + ", this model needs " +
+                shape_text(shape));
+  }
+  if (tensor.type != SafetensorsType::f32 && tensor.type != SafetensorsType::bf16) {
+    throw Error(path + ": " + part.name + " is " + name_of(tensor.type) + ", needs F32 or BF16");
+  }
+  for (int64_t row = 0; row < part.rows; ++row) {
+    for (int64_t column = 0; column < p.columns; ++column) {
+      const int64_t source = part.transposed ? column * part.rows + row : row * p.columns + column;
+      values[static_cast<size_t>((first_row + row) * p.columns + column)] = element(tensor, source);
+    }
+  }
+}
+
+}  // namespace
+
+void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
+                   ConstView weights, Backend& backend, Stream stream) {
+  const SafetensorsType type = weights.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
+  const int64_t size = size_of(weights.type);
+  std::vector<std::vector<std::byte>> memory;  // one buffer a tensor of the file
+  std::vector<SafetensorsTensor> tensors;
+  for (const Parameter& p : table.parameters()) {
+    int64_t row = 0;
+    for (const HuggingFacePart& part : p.parts) {
+      const int64_t bytes = part.rows * p.columns * size;
+      std::vector<std::byte> rows(static_cast<size_t>(bytes));
+      backend.copy_to_host(rows.data(), weights.at(p.offset + row * p.columns).data, bytes, stream);
+      backend.synchronize(stream);
+      if (part.transposed) {
+        std::vector<std::byte> turned(rows.size());
+        transpose(turned.data(), rows.data(), part.rows, p.columns, size);
+        rows.swap(turned);
+      }
+      memory.push_back(std::move(rows));
+      tensors.push_back({.name = part.name, .type = type, .shape = shape_of(p, part), .data = memory.back().data()});
+      row += part.rows;
+    }
+  }
+  write_safetensors(path, tensors,
+                    {{"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}});
+}
+
+void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer) {
+  const SafetensorsFile file(path);
+  std::set<std::string> known;
+  for (const Parameter& p : table.parameters()) {
+    std::vector<float> values(static_cast<size_t>(p.counted_elements()));
+    int64_t row = 0;
+    for (const HuggingFacePart& part : p.parts) {
+      read_part(file, path, p, part, row, values);
+      known.insert(part.name);
+      row += part.rows;
+    }
+    DITHER_ASSERT(row == p.counted_rows);
+    optimizer.set_weights(p, values);
+  }
+  for (const SafetensorsTensor& tensor : file.tensors()) {
+    if (known.count(tensor.name) == 0) {
+      throw Error(path + ": " + tensor.name + " belongs to no parameter of this model; is it another architecture?");
+    }
+  }
+}
+
+Config read_config(const std::string& path, const std::vector<std::string>& assignments,
+                   std::vector<std::string>& warnings) {
+  const SafetensorsFile file(path);
+  const auto found = file.metadata().find(kConfigKey);
+  if (found == file.metadata().end()) {
+    throw Error(path + ": no \"" + kConfigKey + "\" in its metadata: it was not written by dither train");
+  }
+  return parse_config(found->second, path, assignments, warnings);
+}
+
+}  // namespace dither

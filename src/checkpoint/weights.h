@@ -1,0 +1,31 @@
+// Final weights as one safetensors file under Hugging Face names: what `dither train` leaves and what `dither evaluate`
+// and `dither sample` read.
+//
+// Tensors have the vocabulary's counted rows only and the layout of the architecture's Hugging Face checkpoint: q, k
+// and v (gate and up) apart for Llama, linear weights of GPT-2 as [in,out]. Type: that of the stored weight.
+// Metadata: "format" ("pt"), "dither_config" (the resolved config as JSON), "dither_step".
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/backend.h"
+#include "src/config/config.h"
+#include "src/model/parameter_table.h"
+#include "src/optimizer/optimizer.h"
+
+namespace dither {
+
+/// Writes the flat array `weights` (backend memory). Whole or not at all; throws Error when the disk refuses.
+void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
+                   ConstView weights, Backend& backend, Stream stream);
+
+/// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
+/// the tensor that is missing, left over, or of another shape or type.
+void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer);
+
+/// The config that a file of write_weights() carries. Throws Error if it carries none.
+Config read_config(const std::string& path, const std::vector<std::string>& assignments,
+                   std::vector<std::string>& warnings);
+
+}  // namespace dither
