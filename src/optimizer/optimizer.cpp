@@ -100,10 +100,9 @@ void Optimizer::set_weights(const Parameter& parameter, const std::vector<float>
   backend_.synchronize(stream_);
 }
 
-void Optimizer::reset_sums(bool measure) {
+void Optimizer::begin_step(const StepScalars& scalars, bool measure) {
   measure_ = measure;
-  backend_.zero(&scalars_->loss_sum, sizeof(ExactSum), stream_);
-  backend_.zero(&scalars_->squared_norm, sizeof(ExactSum), stream_);
+  backend_.copy_from_host(scalars_, &scalars, sizeof(StepScalars), stream_);
   if (!measure) return;
   backend_.zero(b_.group_norms, kParameterGroups * sizeof(ExactSum), stream_);
   backend_.zero(b_.group_sums, kParameterGroups * sizeof(UpdateSums), stream_);

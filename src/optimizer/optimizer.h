@@ -1,6 +1,6 @@
 // The optimizer of a run: the buffers that the strategy asks for, initial weights, the global norm, and the AdamW step.
 //
-// Per step:  reset_sums .. (gradients are formed) .. clip .. step.  Nothing waits for the host: the clip factor and the
+// Per step:  begin_step .. (gradients are formed) .. clip .. step.  Nothing waits for the host: the clip factor and the
 // decision to skip are formed in StepScalars by the backend; read() fetches what is logged.
 #pragma once
 
@@ -46,8 +46,9 @@ class Optimizer {
   /// Sets weights from FP32 host values of one tensor, by the same rule as initialise().
   void set_weights(const Parameter& parameter, const std::vector<float>& values);
 
-  /// Before the first micro-batch of a step.
-  void reset_sums(bool measure);
+  /// Before the first micro-batch of a step: hands the step's scalars (sums zero) to the backend; `measure`: this step
+  /// also forms the sums behind measures().
+  void begin_step(const StepScalars& scalars, bool measure);
   /// Forms loss, norm, clip factor and the decision to apply. After the last backward.
   void clip();
   /// The update, if the decision was to apply it.

@@ -1,0 +1,103 @@
+#include "src/training/metrics.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace dither {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// JSON has no NaN: a number that is not finite is written as null.
+Json number(double x) { return std::isfinite(x) ? Json(x) : Json(nullptr); }
+
+void add_measures(Json& event, const UpdateMeasures& m) {
+  event["edq"] = number(m.edq);
+  event["edq_full"] = number(m.edq_full);
+  event["imprecision"] = number(m.imprecision);
+  event["update_norm"] = number(m.update_norm);
+  event["weight_norm"] = number(m.weight_norm);
+}
+
+std::string text_of(const Json& event) {
+  return event.dump(-1, ' ', false, Json::error_handler_t::replace);  // a sample may hold half a UTF-8 character
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const std::string& path) : path_(path), file_(path, std::ios::app) {
+  if (!file_) throw Error(path_ + " cannot be opened for writing");
+}
+
+void MetricsLog::append(const std::string& line) {
+  file_ << line << '\n' << std::flush;
+  if (!file_) throw Error(path_ + " cannot be written: is the disk full?");
+}
+
+void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend) {
+  append(text_of({{"event", "start"},
+                  {"name", config.name},
+                  {"seed", config.seed},
+                  {"strategy", strategy_info(config.precision.strategy).name},
+                  {"parameters", parameters},
+                  {"steps", config.steps},
+                  {"backend", backend}}));
+}
+
+void MetricsLog::step(const StepRecord& r) {
+  Json event = {{"event", "step"},
+                {"step", r.step},
+                {"tokens", r.tokens},
+                {"loss", number(r.loss)},
+                {"gradient_norm", number(r.gradient_norm)},
+                {"clip_factor", number(r.clip_factor)},
+                {"learning_rate", r.learning_rate},
+                {"tokens_per_second", r.tokens_per_second},
+                {"step_seconds", r.step_seconds}};
+  if (r.skipped) event["skipped"] = true;
+  if (r.measured) {
+    add_measures(event, r.measures.model);
+    Json& groups = event["groups"] = Json::object();
+    for (size_t g = 0; g < kParameterGroups; ++g) {
+      const UpdateMeasures& m = r.measures.groups[g];
+      if (m.weight_norm == 0 && m.gradient_norm == 0) continue;  // a group that this model has not
+      Json& group = groups[name_of(static_cast<ParameterGroup>(g))] = {{"gradient_norm", number(m.gradient_norm)}};
+      add_measures(group, m);
+    }
+  }
+  append(text_of(event));
+}
+
+void MetricsLog::evaluation(int64_t step, const EvaluationResult& r) {
+  append(text_of({{"event", "evaluation"},
+                  {"step", step},
+                  {"loss", number(r.loss)},
+                  {"perplexity", number(r.perplexity)},
+                  {"bits_per_byte", number(r.bits_per_byte)},
+                  {"targets", r.targets},
+                  {"seconds", r.seconds}}));
+}
+
+void MetricsLog::sample(int64_t step, const std::string& text) {
+  append(text_of({{"event", "sample"}, {"step", step}, {"text", text}}));
+}
+
+void MetricsLog::guard(int64_t step, const GuardVerdict& verdict, double loss, double gradient_norm) {
+  append(text_of({{"event", "guard"},
+                  {"step", step},
+                  {"reason", verdict.reason},
+                  {"loss", number(loss)},
+                  {"gradient_norm", number(gradient_norm)},
+                  {"loss_z", number(verdict.loss_z)},
+                  {"gradient_z", number(verdict.gradient_z)},
+                  {"skipped_in_a_row", verdict.skipped_in_a_row}}));
+}
+
+void MetricsLog::end(int64_t step, const std::string& reason, double seconds) {
+  append(text_of({{"event", "end"}, {"step", step}, {"reason", reason}, {"seconds", seconds}}));
+}
+
+}  // namespace dither

@@ -1,0 +1,142 @@
+#include "src/training/progress.h"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+
+namespace dither {
+
+namespace {
+
+const char* name_of(Positions positions) { return positions == Positions::learned ? "learned" : "rotary"; }
+
+std::string model_text(const ModelConfig& m) {
+  const std::string kv = m.kv_heads == m.heads ? "" : fmt::format(" ({} KV)", m.kv_heads);
+  return fmt::format("{}: {} layers, {} wide, {} heads{} of {}, ffn {}, {} tokens, {} positions",
+                     m.preset.empty() ? (m.architecture == Architecture::gpt2 ? "GPT" : "Llama") : m.preset, m.layers,
+                     with_commas(m.hidden), m.heads, kv, m.head_size, with_commas(m.ffn),
+                     with_commas(m.sequence_length), name_of(m.positions));
+}
+
+std::string batch_text(const Config& c) {
+  const int64_t accumulated = c.batch.tokens_per_step / c.model.sequence_length / c.batch.micro_batch_size;
+  return fmt::format("{} tokens = {} sequences x {} x {} accumulated x 1 rank", with_commas(c.batch.tokens_per_step),
+                     c.batch.micro_batch_size, with_commas(c.model.sequence_length), accumulated);
+}
+
+// Each part rounded to whole MiB, and the total the sum of what is shown.
+std::string memory_text(const MemoryPlan& plan) {
+  auto mib = [](int64_t bytes) { return (bytes + (1 << 19)) >> 20; };
+  const int64_t parts[5] = {mib(plan.parameters), mib(plan.gradients), mib(plan.optimizer_state), mib(plan.activations),
+                            mib(plan.workspace)};
+  return fmt::format("weights {} + gradients {} + optimizer {} + activations {} + workspace {} = {}", parts[0],
+                     parts[1], parts[2], parts[3], parts[4], parts[0] + parts[1] + parts[2] + parts[3] + parts[4]);
+}
+
+}  // namespace
+
+std::string with_commas(int64_t n) {
+  std::string text = std::to_string(n);
+  for (int64_t i = static_cast<int64_t>(text.size()) - 3; i > (n < 0 ? 1 : 0); i -= 3) {
+    text.insert(static_cast<size_t>(i), ",");
+  }
+  return text;
+}
+
+std::string duration_text(double seconds) {
+  const int64_t s = static_cast<int64_t>(std::lround(std::max(0.0, seconds)));
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
+  return fmt::format("{}d{:02}h", s / 86400, s / 3600 % 24);
+}
+
+Progress::Progress(const Config& config, const std::string& log_path)
+    : config_(config), terminal_(isatty(STDOUT_FILENO) != 0) {
+  auto console = std::make_shared<spdlog::sinks::stdout_sink_st>();
+  console->set_pattern("%v");
+  std::vector<spdlog::sink_ptr> sinks{console};
+  if (!log_path.empty()) {
+    auto file = std::make_shared<spdlog::sinks::basic_file_sink_st>(log_path, false);
+    file->set_pattern("%Y-%m-%d %H:%M:%S  %v");
+    sinks.push_back(file);
+  }
+  logger_ = std::make_shared<spdlog::logger>("dither", sinks.begin(), sinks.end());
+  logger_->flush_on(spdlog::level::info);
+}
+
+Progress::~Progress() { clear_live_line(); }
+
+void Progress::start_up(const StartUpFacts& facts) {
+  peak_ = facts.matrix_peak;
+  flop_per_token_ = facts.flop_per_token;
+  const StrategyInfo& s = strategy_info(config_.precision.strategy);
+  const DType gradient = config_.precision.gradient == GradientStorage::fp32 ? DType::fp32 : DType::bf16;
+  say(fmt::format("model        {}    {} parameters", model_text(config_.model), with_commas(facts.parameters)));
+  say(fmt::format("strategy     {}: {}    {} bytes a parameter", s.name, s.meaning, bytes_per_parameter(s, gradient)));
+  say(fmt::format("batch        {}", batch_text(config_)));
+  say(fmt::format("device       {}    {} matrix products reach {:.3g} TFLOP/s (random data)", facts.backend,
+                  config_.precision.compute == DType::fp32 ? "FP32" : "BF16", facts.matrix_peak / 1e12));
+  say(fmt::format("memory, MiB  {}", memory_text(facts.memory)));
+  say(fmt::format("data         {}", facts.data));
+  say("");
+}
+
+std::string Progress::step_line(const StepRecord& r) {
+  constexpr double kMemory = 0.9;  // of the moving average
+  seconds_per_step_ =
+      seconds_per_step_ == 0 ? r.step_seconds : kMemory * seconds_per_step_ + (1 - kMemory) * r.step_seconds;
+  if (r.measured) edq_ = r.measures.model.edq;
+  const std::string total = with_commas(config_.steps);
+  const double share = peak_ > 0 ? 100 * r.tokens_per_second * flop_per_token_ / peak_ : 0;
+  const std::string edq = edq_ < 0 ? "" : fmt::format("  EDQ {:.3f}", edq_);
+  const std::string eta = duration_text(seconds_per_step_ * static_cast<double>(config_.steps - r.step));
+  return fmt::format(
+      "step {:>{}}/{} {:>4.0f} %  loss {:7.4f}  norm {:6.3f}  lr {:.3e}  {:>9} tok/s {:>8.1f} ms  {:4.1f} % of "
+      "measured peak{}  ETA {}{}",
+      with_commas(r.step), total.size(), total,
+      100.0 * static_cast<double>(r.step) / static_cast<double>(config_.steps), r.loss, r.gradient_norm,
+      r.learning_rate, with_commas(std::lround(r.tokens_per_second)), 1e3 * r.step_seconds, share, edq, eta,
+      r.skipped ? "  SKIPPED" : "");
+}
+
+void Progress::step(const StepRecord& record) {
+  const std::string line = step_line(record);
+  if (record.step % config_.logging.every_steps == 0 || record.step == 1 || record.step == config_.steps) {
+    say(line);
+  } else if (terminal_) {
+    std::fputs(("\r" + line + "\033[K").c_str(), stdout);
+    std::fflush(stdout);
+    live_ = true;
+  }
+}
+
+void Progress::evaluation(int64_t step, const EvaluationResult& r) {
+  const std::string bits = std::isnan(r.bits_per_byte) ? "" : fmt::format("  {:.4f} bits/byte", r.bits_per_byte);
+  say(fmt::format("evaluation at step {}: validation loss {:.4f}  perplexity {:.2f}{}  ({} targets, {})",
+                  with_commas(step), r.loss, r.perplexity, bits, with_commas(r.targets), duration_text(r.seconds)));
+}
+
+void Progress::say(const std::string& text) {
+  clear_live_line();
+  logger_->info(text);
+}
+
+void Progress::warn(const std::string& text) {
+  clear_live_line();
+  logger_->warn("warning: " + text);
+}
+
+void Progress::clear_live_line() {
+  if (!live_) return;
+  std::fputs("\r\033[K", stdout);
+  std::fflush(stdout);
+  live_ = false;
+}
+
+}  // namespace dither

@@ -1,0 +1,56 @@
+// What a run says on the terminal and in log.txt: the table at the start, a line a step, and plain sentences.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "src/model/memory_plan.h"
+#include "src/training/metrics.h"
+
+namespace spdlog {
+class logger;
+}
+
+namespace dither {
+
+struct StartUpFacts {
+  int64_t parameters;  // that count
+  MemoryPlan memory;
+  std::string backend;
+  double matrix_peak;  // FLOP/s measured
+  double flop_per_token;
+  std::string data;  // shards, tokens, epochs
+};
+
+class Progress {
+ public:
+  /// `log_path` "" : no file.
+  Progress(const Config& config, const std::string& log_path);
+  ~Progress();
+
+  void start_up(const StartUpFacts& facts);
+  /// One line a step: kept every logging.every_steps, and on a terminal rewritten in place in between.
+  void step(const StepRecord& record);
+  void evaluation(int64_t step, const EvaluationResult& result);
+  void say(const std::string& text);
+  void warn(const std::string& text);
+
+ private:
+  std::string step_line(const StepRecord& record);
+  void clear_live_line();
+
+  const Config& config_;
+  std::shared_ptr<spdlog::logger> logger_;
+  bool terminal_;
+  bool live_ = false;  // a line without an end stands on the terminal
+  double peak_ = 0, flop_per_token_ = 0;
+  double seconds_per_step_ = 0;  // moving average, for the ETA
+  double edq_ = -1;              // the last measured; below 0: none yet
+};
+
+/// 124475904 as "124,475,904".
+std::string with_commas(int64_t n);
+/// Seconds as "45s", "3m20s", "5h00m" or "2d03h".
+std::string duration_text(double seconds);
+
+}  // namespace dither

@@ -1,0 +1,21 @@
+// Text from a model, token by token.
+#pragma once
+
+#include <string>
+
+#include "src/data/tokenizer.h"
+#include "src/training/engine.h"
+
+namespace dither {
+
+/// The next token from its logits [V]: temperature (0: the likeliest), then the top_k likeliest (0: all), then the
+/// smallest set of likeliest tokens with probability top_p together; `random` (32 bits) picks one. Ties go to lower
+/// ids.
+int32_t sample_token(const std::vector<float>& logits, const SamplingConfig& options, uint32_t random);
+
+/// The prompt continued by options.tokens tokens, or until end of text. Random bits are a function of (config.seed,
+/// step, position) alone. The model sees at most the last sequence_length tokens. An empty prompt begins with end of
+/// text. Throws Error when the tokenizer and the model have different vocabularies.
+std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step);
+
+}  // namespace dither

@@ -1,0 +1,155 @@
+#include "src/training/train.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <optional>
+
+#include "base/error.h"
+#include "src/checkpoint/weights.h"
+#include "src/training/matrix_peak.h"
+#include "src/training/progress.h"
+#include "src/training/run_folder.h"
+#include "src/training/sampler.h"
+#include "src/training/signals.h"
+#include "src/training/trainer.h"
+
+namespace dither {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The tokenizer beside the training shards; a corpus may come without one.
+std::optional<Tokenizer> tokenizer_of(const Config& config, const TokenShards& shards) {
+  const std::string path = tokenizer_path_beside(shards.path(0));
+  if (std::filesystem::exists(path)) return Tokenizer(path);
+  if (config.sampling.every_steps > 0) {
+    throw Error(path + " does not exist: sampling.every_steps needs the tokenizer beside the training shards");
+  }
+  return std::nullopt;
+}
+
+std::string data_text(const Config& config, const TokenShards& shards) {
+  const double seen = static_cast<double>(config.steps) * static_cast<double>(config.batch.tokens_per_step);
+  return fmt::format("{}: {} shards, {} tokens; {} steps see {:.2f} of them    from sample 0, seed {}",
+                     shards.pattern(), shards.shards(), with_commas(shards.tokens()), with_commas(config.steps),
+                     seen / static_cast<double>(shards.tokens()), config.seed);
+}
+
+/// Everything that a run holds while it lasts.
+class Run {
+ public:
+  Run(const Config& config, const TrainOptions& options)
+      : config_(config),
+        folder_(config, options.overwrite),
+        shards_(config.data.train),
+        tokenizer_(tokenizer_of(config, shards_)),
+        backend_(make_backend(config)),
+        peak_(measure_matrix_peak(*backend_, config.precision.compute)),
+        engine_(config, std::move(backend_)),
+        trainer_(engine_, shards_) {
+    if (!config.data.validation.empty()) evaluator_.emplace(config, tokenizer_ ? &*tokenizer_ : nullptr);
+    engine_.optimizer().initialise();
+    folder_.create(config);  // all that can be refused has been
+    metrics_.emplace(folder_.metrics_path());
+    progress_.emplace(config_, folder_.log_path());
+    start_up(options);
+  }
+
+  void loop() {
+    const StopSignals signals;
+    const Clock::time_point begin = Clock::now();
+    while (trainer_.steps_done() < config_.steps && !trainer_.must_stop() && StopSignals::received() == 0) {
+      const StepResult result = trainer_.step();
+      metrics_->step(result.record);
+      progress_->step(result.record);
+      if (result.verdict.skipped) report_skip(result);
+      if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
+    }
+    finish(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+
+ private:
+  void start_up(const TrainOptions& options) {
+    const int64_t parameters = engine_.table().counted_elements();
+    metrics_->start(config_, parameters, engine_.backend().description());
+    progress_->start_up({.parameters = parameters,
+                         .memory = Engine::plan(config_),
+                         .backend = engine_.backend().description(),
+                         .matrix_peak = peak_,
+                         .flop_per_token = Model::flop_per_token(config_.model, parameters),
+                         .data = data_text(config_, shards_)});
+    for (const std::string& warning : options.warnings) progress_->warn(warning);
+  }
+
+  void report_skip(const StepResult& result) {
+    metrics_->guard(result.record.step, result.verdict, result.record.loss, result.record.gradient_norm);
+    progress_->warn(fmt::format("step {} skipped, {} in a row: {} (loss {}, gradient norm {})", result.record.step,
+                                result.verdict.skipped_in_a_row, result.verdict.reason, result.record.loss,
+                                result.record.gradient_norm));
+  }
+
+  void between_steps(int64_t step) {
+    const int64_t evaluate_every = config_.evaluation.every_steps, sample_every = config_.sampling.every_steps;
+    if (evaluate_every > 0 && step % evaluate_every == 0) evaluate(step);
+    if (sample_every > 0 && step % sample_every == 0) sample(step);
+  }
+
+  void evaluate(int64_t step) {
+    if (!evaluator_) return;
+    const EvaluationResult result = evaluator_->run(engine_);
+    metrics_->evaluation(step, result);
+    progress_->evaluation(step, result);
+  }
+
+  void sample(int64_t step) {
+    const std::string text = generate(engine_, *tokenizer_, config_.sampling, step);
+    metrics_->sample(step, text);
+    progress_->say("sample at step " + with_commas(step) + ": " + text);
+  }
+
+  // Weights first: whatever ended the run, they are there.
+  void finish(double seconds) {
+    const int64_t step = trainer_.steps_done();
+    const int signal = StopSignals::received();
+    write_weights(folder_.weights_path(), config_, step, engine_.table(), engine_.parameters().weights(),
+                  engine_.backend(), engine_.stream());
+    const char* reason = trainer_.must_stop() ? "skipped" : (step < config_.steps ? "signal" : "completed");
+    if (step == config_.steps) evaluate(step);
+    metrics_->end(step, reason, seconds);
+    if (trainer_.must_stop()) {
+      throw Error(
+          fmt::format("{} steps in a row were skipped (guards.stop_after_skips), the last was step {}; the weights "
+                      "before them are in {}\n       cures: a smaller optimizer.learning_rate, a longer warm-up, "
+                      "or look at the data near sample {}",
+                      config_.guards.stop_after_skips, step, folder_.weights_path(), trainer_.samples_consumed()));
+    }
+    if (step < config_.steps) {
+      progress_->say(fmt::format("stopped by {} after step {} of {}", signal == SIGINT ? "SIGINT" : "SIGTERM",
+                                 with_commas(step), with_commas(config_.steps)));
+    }
+    progress_->say(fmt::format("{} steps in {}, {} skipped; weights in {}", with_commas(step), duration_text(seconds),
+                               trainer_.skipped_steps(), folder_.weights_path()));
+  }
+
+  const Config config_;
+  const RunFolder folder_;
+  const TokenShards shards_;
+  const std::optional<Tokenizer> tokenizer_;
+  std::unique_ptr<Backend> backend_;
+  const double peak_;
+  Engine engine_;
+  Trainer trainer_;
+  std::optional<Evaluator> evaluator_;
+  std::optional<MetricsLog> metrics_;
+  std::optional<Progress> progress_;
+};
+
+}  // namespace
+
+void train(const Config& config, const TrainOptions& options) { Run(config, options).loop(); }
+
+}  // namespace dither

@@ -1,0 +1,200 @@
+// The training loop as a whole: it learns, it repeats, it keeps to its plan, and it survives bad steps.
+#include "src/training/trainer.h"
+
+#include <malloc.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "tests/catch.h"
+#include "tests/training/tiny_run.h"
+
+namespace dither {
+
+namespace {
+
+constexpr Strategy kAll[] = {Strategy::fp32,  Strategy::bf16,          Strategy::bf16_sr,
+                             Strategy::mixed, Strategy::collage_light, Strategy::collage_plus};
+
+/// A run of some steps: what it logged, and the bits of its whole state.
+struct Outcome {
+  std::vector<StepRecord> records;
+  std::vector<char> state;
+
+  bool same_bits(const Outcome& other) const {
+    if (records.size() != other.records.size() || state != other.state) return false;
+    for (size_t i = 0; i < records.size(); ++i) {
+      const StepRecord &a = records[i], &b = other.records[i];
+      if (a.loss != b.loss || a.gradient_norm != b.gradient_norm || a.clip_factor != b.clip_factor) return false;
+      if (a.measures.model.edq != b.measures.model.edq) return false;
+      if (a.measures.model.edq_full != b.measures.model.edq_full) return false;
+      if (a.measures.model.imprecision != b.measures.model.imprecision) return false;
+    }
+    return true;
+  }
+};
+
+std::vector<char> state_of(Engine& engine) {
+  std::vector<char> bytes;
+  for (const auto& [name, view] : engine.optimizer().state()) {
+    const int64_t size = engine.table().flat_elements() * size_of(view.type);
+    const size_t begin = bytes.size();
+    bytes.resize(begin + static_cast<size_t>(size));
+    engine.backend().copy_to_host(bytes.data() + begin, view.data, size, engine.stream());
+  }
+  engine.backend().synchronize(engine.stream());
+  return bytes;
+}
+
+Outcome run(const Config& config, int64_t steps) {
+  const TemporaryFolder folder;
+  const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
+  Engine engine(config);
+  engine.optimizer().initialise();
+  Trainer trainer(engine, shards);
+  Outcome outcome;
+  for (int64_t i = 0; i < steps; ++i) outcome.records.push_back(trainer.step().record);
+  outcome.state = state_of(engine);
+  return outcome;
+}
+
+Config in_micro_batches(Config config, int size) {
+  config.batch.micro_batch_size = size;
+  return config;
+}
+
+}  // namespace
+
+// Catches: a gradient of the wrong sign or scale anywhere, an update that is lost, a forgotten bias correction.
+TEST_CASE("every strategy learns a text that counts, from chance to half of it") {
+  for (const Architecture architecture : {Architecture::gpt2, Architecture::llama}) {
+    for (const Strategy strategy : kAll) {
+      const Outcome outcome = run(tiny_config(strategy, architecture), 60);
+      INFO(strategy_info(strategy).name << (architecture == Architecture::gpt2 ? " gpt2" : " llama"));
+      CHECK(outcome.records.front().loss == Approx(std::log(61.0)).epsilon(0.03));
+      CHECK(outcome.records.back().loss < 2.0);
+    }
+  }
+}
+
+// Catches: state outside of the config, uninitialised memory, sums whose order depends on the scheduling of threads.
+TEST_CASE("ten training steps give the same bits again, with 1, 2 and 4 threads") {
+  for (const Strategy strategy : {Strategy::fp32, Strategy::bf16_sr, Strategy::collage_plus}) {
+    Config config = tiny_config(strategy);
+    config.batch.tokens_per_step *= 2;
+    const Outcome first = run(config, 10);
+    for (const int threads : {1, 2, 4}) {
+      config.parallel.threads = threads;
+      INFO(strategy_info(strategy).name << " with " << threads << " threads");
+      CHECK(run(config, 10).same_bits(first));
+    }
+    config.seed = 8;
+    CHECK_FALSE(run(config, 10).same_bits(first));
+  }
+}
+
+// The cut changes the order of sums: FP32 by a few 2^-24 of sums over 192 tokens; BF16 by the rounding of each half's
+// gradient (2^-8, random signs) on top. Catches: a micro-batch lost, counted twice, or scaled by its own size.
+TEST_CASE("one micro-batch of 8 and two of 4 agree to rounding") {
+  struct Case {
+    Strategy strategy;
+    double bound;
+  };
+  for (const Case c : {Case{Strategy::fp32, 1e-5}, Case{Strategy::mixed, 5e-3}, Case{Strategy::bf16_sr, 1e-2}}) {
+    const Config config = tiny_config(c.strategy, Architecture::gpt2);
+    const Outcome whole = run(config, 3), halves = run(in_micro_batches(config, 4), 3);
+    INFO(strategy_info(c.strategy).name);
+    for (size_t i = 0; i < 3; ++i) {
+      CHECK(halves.records[i].loss == Approx(whole.records[i].loss).epsilon(c.bound));
+      CHECK(halves.records[i].gradient_norm == Approx(whole.records[i].gradient_norm).epsilon(5 * c.bound));
+    }
+  }
+}
+
+TEST_CASE("planned sizes equal allocated sizes") {
+  for (const Architecture architecture : {Architecture::gpt2, Architecture::llama}) {
+    for (const Strategy strategy : kAll) {
+      for (const int micro_batch : {8, 4}) {
+        const Config config = in_micro_batches(tiny_config(strategy, architecture), micro_batch);
+        Engine engine(config);
+        CHECK(engine.backend().allocated_bytes() == Engine::plan(config).total());
+      }
+    }
+  }
+}
+
+// Catches: a buffer built anew in each step, a cache of products that keeps growing.
+TEST_CASE("no step after the third allocates memory") {
+  const TemporaryFolder folder;
+  const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
+  Engine engine(in_micro_batches(tiny_config(Strategy::bf16_sr), 4));
+  engine.optimizer().initialise();
+  Trainer trainer(engine, shards);
+  for (int i = 0; i < 3; ++i) trainer.step();
+  const int64_t allocations = engine.backend().allocation_count();
+  const struct mallinfo2 before = mallinfo2();
+  for (int i = 0; i < 12; ++i) trainer.step();
+  const struct mallinfo2 after = mallinfo2();
+  CHECK(engine.backend().allocation_count() == allocations);
+  // What the heap holds must not grow; a deque of the guards may add one of its 512-byte blocks now and then.
+  CHECK(after.uordblks <= before.uordblks + 2048);
+  CHECK(after.hblkhd <= before.hblkhd);
+}
+
+// Catches: a skipped step that changes moments, stops the clock, or applies after all.
+TEST_CASE("a step whose loss is not finite leaves weights and moments as they are, but counts") {
+  const TemporaryFolder folder;
+  const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
+  Config config = tiny_config(Strategy::bf16_sr);
+  config.guards.stop_after_skips = 3;
+  Engine engine(config);
+  engine.optimizer().initialise();
+  Trainer trainer(engine, shards);
+  REQUIRE_FALSE(trainer.step().record.skipped);
+
+  const Parameter* gain = engine.table().find(engine.table().final_bucket(), Role::final_norm_weight);
+  std::vector<float> poison(static_cast<size_t>(gain->elements()), std::numeric_limits<float>::infinity());
+  engine.optimizer().set_weights(*gain, poison);
+  const std::vector<char> before = state_of(engine);
+  for (int64_t i = 1; i <= 3; ++i) {
+    CHECK_FALSE(trainer.must_stop());
+    const StepResult result = trainer.step();
+    CHECK(result.record.skipped);
+    CHECK(result.record.step == 1 + i);
+    CHECK(result.verdict.reason == "loss not finite");
+    CHECK(result.verdict.skipped_in_a_row == i);
+  }
+  CHECK(trainer.must_stop());
+  CHECK(trainer.skipped_steps() == 3);
+  CHECK(trainer.samples_consumed() == 4 * 8);
+  CHECK(state_of(engine) == before);
+}
+
+// Catches: a clip factor applied twice or not at all: with a tiny limit the norm that reaches AdamW is that limit, and
+// AdamW's first step is blind to scale, so only epsilon tells.
+TEST_CASE("clipping scales the gradient to the limit and says by how much") {
+  Config config = tiny_config(Strategy::fp32);
+  config.optimizer.gradient_clip = 0.01;
+  const StepRecord record = run(config, 1).records[0];
+  CHECK(record.gradient_norm > 0.01);
+  CHECK(record.clip_factor == Approx(0.01 / record.gradient_norm).epsilon(1e-6));
+  config.optimizer.gradient_clip = 0;
+  CHECK(run(config, 1).records[0].clip_factor == 1.0);
+}
+
+// Catches: EDQ computed from rounded D, from the wrong component, or with the wrong sign.
+TEST_CASE(
+    "EDQ is 1 where nothing is lost, and full EDQ is not below leading EDQ where a second component keeps the rest") {
+  CHECK(run(tiny_config(Strategy::fp32), 1).records[0].measures.model.edq == Approx(1).epsilon(1e-4));
+  Config slow = tiny_config(Strategy::bf16);
+  slow.optimizer.learning_rate = 1e-5;
+  CHECK(run(slow, 1).records[0].measures.model.edq < 0.9);
+  slow.precision.strategy = Strategy::collage_light;
+  const UpdateMeasures collage = run(slow, 1).records[0].measures.model;
+  CHECK(collage.edq < 0.9);
+  CHECK(collage.edq_full == Approx(1).epsilon(0.01));
+  CHECK(collage.imprecision > 50);
+}
+
+}  // namespace dither
