@@ -1,6 +1,6 @@
-// The configuration as plain structs: what every room reads. Types, ranges and meanings live in keys.cpp, one line a key;
-// the initialisers here are the defaults. A Config that load_config() returned is complete (presets applied) and free of
-// contradictions.
+// The configuration as plain structs: what every room reads. Types, ranges and meanings live in keys.cpp, one line a
+// key; the initialisers here are the defaults. A Config that load_config() returned is complete (presets applied) and
+// free of contradictions.
 #pragma once
 
 #include <array>

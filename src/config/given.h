@@ -1,0 +1,33 @@
+// What the user gave: the values of a config file, of the files it extends and of --set, each with where it was said.
+#pragma once
+
+#include <map>
+#include <nlohmann/json.hpp>  // private to this room
+#include <string>
+#include <vector>
+
+namespace dither {
+
+/// One value, checked against its key's type and range.
+struct GivenValue {  // NOLINT(bugprone-exception-escape): moving a json cannot throw, it is only too long to see
+  nlohmann::json value;
+  std::string origin;  // file, or "--set"
+  int layer;           // higher overrides lower: the last extended file is 0, --set comes last
+};
+
+struct Given {
+  std::string origin;  // the file (or text) that was asked for: what errors about no single key name
+  std::map<std::string, GivenValue> values;  // by dotted path; directives (extends, $schema) are not among them
+
+  const GivenValue* find(const std::string& path) const;
+  /// Where `path` was said; the config as a whole if nowhere.
+  const std::string& origin_of(const std::string& path) const;
+};
+
+/// Reads `path` and what it extends, then the assignments ("a.b=value").
+Given gather_file(const std::string& path, const std::vector<std::string>& assignments);
+
+/// The same from JSON text.
+Given gather_text(const std::string& text, const std::string& origin, const std::vector<std::string>& assignments);
+
+}  // namespace dither
