@@ -22,7 +22,7 @@ struct EmbeddingForward {
 /// Sums in FP32, rounded once.
 struct EmbeddingBackward {
   View d_token_table;     // [rows,C] out  BF16 or FP32
-  View d_position_table;  // [T,C]    out  the same type; absent with rotary positions
+  View d_position_table;  // [T,C]    out  BF16 or FP32; absent with rotary positions
   ConstView dy;           // [N,C]         gradient of the residual stream
   const int32_t* tokens;  // [N]
   int64_t N, T, rows;

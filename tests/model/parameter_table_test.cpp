@@ -84,7 +84,8 @@ TEST_CASE("ids of random draws are unique and do not change when the model grows
 
 TEST_CASE("weight decay is for matrices, and for embeddings unless the config says no") {
   for (const bool decay_embeddings : {true, false}) {
-    for (const Parameter& p : ParameterTable(small(true, false), decay_embeddings).parameters()) {
+    const ParameterTable table(small(true, false), decay_embeddings);
+    for (const Parameter& p : table.parameters()) {
       const bool embedding = p.group == ParameterGroup::embedding;
       CHECK(p.decay == (p.columns > 1 && (!embedding || decay_embeddings)));
     }
@@ -94,7 +95,8 @@ TEST_CASE("weight decay is for matrices, and for embeddings unless the config sa
 TEST_CASE("the parts of a Hugging Face checkpoint cover every counted row") {
   for (const bool gpt2 : {true, false}) {
     std::set<std::string> names;
-    for (const Parameter& p : ParameterTable(small(gpt2, false), true).parameters()) {
+    const ParameterTable table(small(gpt2, false), true);
+    for (const Parameter& p : table.parameters()) {
       int64_t rows = 0;
       for (const HuggingFacePart& part : p.parts) {
         rows += part.rows;

@@ -57,6 +57,7 @@ inline Config tiny_config(Strategy strategy, Architecture architecture = Archite
   c.name = "tiny";
   c.seed = 7;
   c.steps = 60;
+  c.data.train = "train.bin";
   c.parallel.threads = 2;
   c.model.architecture = architecture;
   c.model.layers = 2;

@@ -1,0 +1,182 @@
+// AdamW on the CPU: fetches a leaf's state, calls adamw_update() (numerics/adamw.h) for each element, stores it back.
+//
+// One instance of the leaf's loop for each strategy, math and with or without sums, chosen once a step. Dithers are
+// drawn for a whole leaf before its loop and only for what the strategy rounds stochastically. With sums, the loop also
+// leaves D and the weights before and after in small arrays, over which the sums of a leaf run in their fixed order.
+//
+// Floor   bytes of state read and written and of gradient read: 14 a parameter for bf16_sr, 28 for mixed.
+// Order   elements are independent; sums by leaf, then ExactSum: the bits depend on no thread and no cut.
+#include <mutex>
+#include <utility>  // index_sequence
+
+#include "base/error.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/leaves.h"
+#include "kernels/cpu/random_leaf.h"
+
+#ifdef __clang__  // a sanitizer's checks keep loops from vectorising, which is no reason to fail the build
+#pragma clang diagnostic ignored "-Wpass-failed"
+#endif
+
+namespace dither {
+namespace {
+
+/// One leaf's state and gradient. Absent parts are null.
+struct Leaf {
+  void *w, *extra, *m, *v, *v_extra;
+  const float* gradient;
+  const uint16_t* weight_dithers;
+  const uint16_t* v_dithers;
+  int64_t count;
+};
+
+/// What the sums need of a leaf.
+struct Trace {
+  float intended[kLeafElements];
+  float before[kLeafElements], after[kLeafElements];  // the stored weight
+  double full_change[kLeafElements];                  // of full_weight()
+};
+
+template <DType kType>
+float fetch(const void* data, int64_t i) {
+  if constexpr (kType == DType::bf16) return to_float(static_cast<const Bf16*>(data)[i]);
+  if constexpr (kType == DType::fp32) return static_cast<const float*>(data)[i];
+  return 0;
+}
+
+/// A value that travels as float already holds the stored type: its upper half is all there is.
+template <DType kType>
+void put(void* data, int64_t i, float value) {
+  if constexpr (kType == DType::bf16) {
+    static_cast<Bf16*>(data)[i] = {static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16)};
+  }
+  if constexpr (kType == DType::fp32) static_cast<float*>(data)[i] = value;
+}
+
+/// Element i of a leaf. Apart from the loop, because GCC does not vectorise one that declares structures itself;
+/// inlined with all it calls, because a single call left in the loop makes it thirty times slower.
+template <Strategy kStrategy, Math kMath, bool kSums>
+[[gnu::flatten, gnu::always_inline]] inline void update_element(const Leaf& a, const AdamWStep& step, Trace& trace,
+                                                                int64_t i) {
+  constexpr StrategyInfo info = kStrategies[static_cast<size_t>(kStrategy)];
+  const AdamWState state = {fetch<info.weight>(a.w, i), fetch<info.weight_extra>(a.extra, i),
+                            fetch<info.first_moment>(a.m, i), fetch<info.second_moment>(a.v, i),
+                            fetch<info.second_moment_extra>(a.v_extra, i)};
+  const AdamWDithers dithers = {a.weight_dithers[i], a.v_dithers[i]};
+  const AdamWUpdate next = adamw_update<kStrategy, kMath>(state, a.gradient[i], dithers, step);
+  put<info.weight>(a.w, i, next.state.w);
+  put<info.weight_extra>(a.extra, i, next.state.extra);
+  put<info.first_moment>(a.m, i, next.state.m);
+  put<info.second_moment>(a.v, i, next.state.v);
+  put<info.second_moment_extra>(a.v_extra, i, next.state.v_extra);
+  if constexpr (kSums) {
+    trace.intended[i] = next.intended;
+    trace.before[i] = state.w;
+    trace.after[i] = next.state.w;
+    trace.full_change[i] = full_weight<kStrategy>(next.state) - full_weight<kStrategy>(state);
+  }
+}
+
+template <Strategy kStrategy, Math kMath, Rounding kSecondMoment, bool kSums>
+void update_leaf(const Leaf& leaf, const AdamWStep& scalars, Trace& trace) {
+  const Leaf a = leaf;  // copies, which no store of the loop can change
+  AdamWStep step = scalars;
+  step.second_moment_rounding = kSecondMoment;  // as a constant: otherwise the loop computes both and selects
+#pragma omp simd
+  for (int64_t i = 0; i < a.count; ++i) update_element<kStrategy, kMath, kSums>(a, step, trace, i);
+}
+
+using LeafUpdate = void (*)(const Leaf&, const AdamWStep&, Trace&);
+
+/// Of a BF16 v without a second component: the only one whose rounding is a choice.
+constexpr bool chooses_rounding(const StrategyInfo& s) {
+  return s.second_moment == DType::bf16 && s.second_moment_extra == DType::none;
+}
+
+template <Strategy kStrategy, Math kMath, bool kSums>
+LeafUpdate rule_of(Rounding second_moment) {
+  if constexpr (chooses_rounding(kStrategies[static_cast<size_t>(kStrategy)])) {
+    if (second_moment == Rounding::stochastic) return update_leaf<kStrategy, kMath, Rounding::stochastic, kSums>;
+  }
+  return update_leaf<kStrategy, kMath, Rounding::nearest, kSums>;
+}
+
+template <Strategy kStrategy>
+LeafUpdate rule_of(const AdamW& op) {
+  const bool sums = op.sums != nullptr;
+  const Rounding v = op.second_moment_rounding;
+  if constexpr (kStrategies[static_cast<size_t>(kStrategy)].second_moment == DType::bf16) {  // check() sees to it
+    if (op.math == Math::bf16)
+      return sums ? rule_of<kStrategy, Math::bf16, true>(v) : rule_of<kStrategy, Math::bf16, false>(v);
+  }
+  return sums ? rule_of<kStrategy, Math::fp32, true>(v) : rule_of<kStrategy, Math::fp32, false>(v);
+}
+
+/// One entry for each line of the table of strategies.
+template <size_t... kIndex>
+LeafUpdate find_rule(const AdamW& op, std::index_sequence<kIndex...>) {
+  constexpr LeafUpdate (*rules[])(const AdamW&) = {rule_of<kStrategies[kIndex].id>...};
+  return rules[static_cast<size_t>(op.strategy)](op);
+}
+
+void add_leaf(UpdateSums& sums, const Trace& t, int64_t count) {
+  sums.intended_squared.add(leaf_sum(count, [&](int64_t i) { return double{t.intended[i]} * double{t.intended[i]}; }));
+  sums.effective_dot.add(
+      leaf_sum(count, [&](int64_t i) { return (double{t.after[i]} - double{t.before[i]}) * -double{t.intended[i]}; }));
+  sums.full_dot.add(leaf_sum(count, [&](int64_t i) { return t.full_change[i] * -double{t.intended[i]}; }));
+  sums.weight_squared.add(leaf_sum(count, [&](int64_t i) { return double{t.before[i]} * double{t.before[i]}; }));
+  int64_t unchanged = 0;
+  for (int64_t i = 0; i < count; ++i) unchanged += t.after[i] == t.before[i] && t.intended[i] != 0;
+  sums.unchanged += unchanged;
+}
+
+void add_sums(UpdateSums& to, const UpdateSums& from) {
+  to.intended_squared.add(from.intended_squared);
+  to.effective_dot.add(from.effective_dot);
+  to.full_dot.add(from.full_dot);
+  to.weight_squared.add(from.weight_squared);
+  to.unchanged += from.unchanged;
+}
+
+}  // namespace
+
+void CpuBackend::adamw(const AdamW& op, Stream) {
+  op.check();
+  if (op.scalars->apply == 0) return;
+  const StrategyInfo& info = strategy_info(op.strategy);
+  const bool weight_draws = info.write == WeightWrite::stochastic;
+  const bool v_draws = chooses_rounding(info) && op.second_moment_rounding == Rounding::stochastic;
+  const LeafUpdate update = find_rule(op, std::make_index_sequence<kStrategies.size()>());
+  const AdamWStep with_decay = op.step_of(*op.scalars, true), without_decay = op.step_of(*op.scalars, false);
+  std::mutex merge;
+
+  parallel_parts(threads_, op.segments, op.segment_count, [&](const Segment& s, int64_t begin, int64_t end) {
+    alignas(64) uint16_t weight_dithers[kLeafElements] = {}, v_dithers[kLeafElements] = {};
+    alignas(64) float widened[kLeafElements];
+    Trace trace;
+    UpdateSums sums;
+    for_each_leaf(begin, end, [&](int64_t first, int64_t count) {
+      const auto noise = [&](RandomStream stream) { return NoiseId{op.seed, s.tensor, op.scalars->step, stream, 0}; };
+      if (weight_draws) draw_dithers(noise(RandomStream::weight), s.first + first, weight_dithers);
+      if (v_draws) draw_dithers(noise(RandomStream::second_moment), s.first + first, v_dithers);
+      const int64_t at = s.offset + first;
+      const Leaf leaf = {.w = op.weight.at(at).data,
+                         .extra = op.weight_extra.at(at).data,
+                         .m = op.first_moment.at(at).data,
+                         .v = op.second_moment.at(at).data,
+                         .v_extra = op.second_moment_extra.at(at).data,
+                         .gradient = leaf_as_fp32(op.gradient, at, count, widened),
+                         .weight_dithers = weight_dithers,
+                         .v_dithers = v_dithers,
+                         .count = count};
+      update(leaf, s.decay ? with_decay : without_decay, trace);
+      if (op.sums != nullptr) add_leaf(sums, trace, count);
+    });
+    if (op.sums != nullptr) {
+      const std::lock_guard lock(merge);  // once a part; the additions are free of order
+      add_sums(op.sums[s.group], sums);
+    }
+  });
+}
+
+}  // namespace dither

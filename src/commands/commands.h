@@ -1,0 +1,20 @@
+// The commands of `dither`. Each function describes one command to the parser: its options, its help, and what runs
+// once the command line has been read.
+//
+// A command reads options, calls what the rooms below offer and prints the result: whatever is more than that belongs
+// to one of them. Errors are thrown; main.cpp prints them.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace dither {
+
+void add_train_command(CLI::App& app);
+void add_evaluate_command(CLI::App& app);
+void add_sample_command(CLI::App& app);
+void add_tokenize_command(CLI::App& app);
+void add_schema_command(CLI::App& app);
+
+}  // namespace dither

@@ -1,0 +1,31 @@
+// What several commands share: --set, warnings, and finding trained weights with their config and tokenizer.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "src/config/config.h"
+#include "src/data/tokenizer.h"
+
+namespace CLI {
+class App;
+}
+
+namespace dither {
+
+/// Gives a command `--set key=value`, as often as one likes.
+void add_set_option(CLI::App& command, std::vector<std::string>& assignments);
+
+/// The weights file that a user means: the file itself, or weights.safetensors of a run's folder. Throws Error where
+/// neither is there.
+std::string weights_file(const std::string& file_or_run);
+
+/// The config inside a weights file, with assignments over it, for forward passes alone: one micro-batch of
+/// `sequences` (0: as in training) and no accumulation. Prints the config's warnings.
+Config config_for_inference(const std::string& weights, const std::vector<std::string>& assignments, int sequences);
+
+/// The tokenizer beside the shards that `shards` names; null where there is none. Throws Error for a damaged one.
+std::unique_ptr<Tokenizer> tokenizer_beside(const std::string& shards);
+
+}  // namespace dither

@@ -1,0 +1,97 @@
+// dither: the command line, one line a command, and the one place where errors end the program.
+//
+// Exit status   0  done
+//               2  "error: ..." on stderr: what the user or the world caused
+//               3  "internal error: ..." on stderr: a mistake of this program
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "base/error.h"
+#include "src/commands/commands.h"
+
+namespace {
+
+constexpr int kBadInput = 2;
+constexpr int kInternal = 3;
+constexpr size_t kHelpColumn = 30;  // where descriptions begin: behind the longest option
+
+constexpr const char* kDescription =
+    "Dither pretrains GPT and Llama models from scratch. A JSON config says everything, above all how the optimizer\n"
+    "stores and rounds its weights: FP32, BF16 with stochastic rounding, mixed precision, Collage.\n";
+
+constexpr const char* kFooter =
+    "A first run, from text to text:\n"
+    "  dither tokenize --text book.txt --output data/book\n"
+    "  dither train configs/quickstart.json --set name=book \\\n"
+    "      --set 'data.train=data/book/train_*.bin' --set 'data.validation=data/book/val_*.bin'\n"
+    "  dither sample runs/book --prompt 'Once upon a time'\n\n"
+    "`dither COMMAND --help` shows a command's options, docs/configuration.md every key of a config.";
+
+/// A first word that is no command, said plainly; the parser would complain of the words behind it.
+void check_command(const CLI::App& app, const std::string& first) {
+  if (first.rfind('-', 0) == 0) return;  // an option: --help, or one that the parser refuses
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == first) return;
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  throw dither::Error((first.empty() ? "no command given" : "\"" + first + "\" is not a command") +
+                      "\n       allowed: " + names + "; dither --help shows what they do");
+}
+
+int parse_and_run(CLI::App& app, int argc, char** argv) {
+  try {
+    check_command(app, argc > 1 ? argv[1] : "");
+    app.parse(argc, argv);  // runs the command
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    const auto chosen = app.get_subcommands();
+    const std::string command = chosen.empty() ? "dither" : "dither " + chosen.front()->get_name();
+    throw dither::Error(command + ": " + e.what() + "\n       " + command + " --help shows what is allowed");
+  }
+  if (app.get_subcommands().empty()) throw dither::Error("no command given; dither --help lists them");  // dither --
+  if (std::fflush(stdout) != 0) {
+    throw dither::Error(std::string("standard output cannot be written: ") + std::strerror(errno));
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(kDescription, "dither");
+  app.set_help_flag("-h,--help", "Show this help and exit");
+  app.footer(kFooter);
+  app.get_formatter()->column_width(kHelpColumn);
+  app.get_formatter()->label("SUBCOMMAND", "COMMAND");
+  app.get_formatter()->label("Positionals", "Arguments");
+  app.get_formatter()->label("REQUIRED", "(required)");
+
+  dither::add_train_command(app);
+  dither::add_evaluate_command(app);
+  dither::add_sample_command(app);
+  dither::add_tokenize_command(app);
+  dither::add_schema_command(app);
+  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) command->group("Commands");
+
+  try {
+    return parse_and_run(app, argc, argv);
+  } catch (const dither::Error& e) {
+    std::fprintf(stderr, "error: %s\n", e.what());
+    return kBadInput;
+  } catch (const std::system_error& e) {  // a disk or a system call that refused, where nobody had more to say of it
+    std::fprintf(stderr, "error: %s\n", e.what());
+    return kBadInput;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "error: out of memory; cures: a smaller batch.micro_batch_size, sequence length or model\n");
+    return kBadInput;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "internal error: %s\n", e.what());
+    return kInternal;
+  }
+}
