@@ -9,7 +9,7 @@ endif()
 
 set(DITHER_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND DITHER_WARNINGS -Wno-restrict)  # GCC 12 takes std::string's operator+ for an overlapping copy (bug 105329)
+  list(APPEND DITHER_WARNINGS -Wno-psabi -Wno-restrict)  # vectors in signatures of internal functions; GCC 12 takes std::string's operator+ for an overlapping copy (bug 105329)
 else()
   list(APPEND DITHER_WARNINGS -Wno-missing-field-initializers)  # GCC knows that designated initialisers mean the rest
 endif()

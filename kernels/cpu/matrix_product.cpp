@@ -14,13 +14,19 @@ namespace dither {
 
 namespace {
 
-// Measured on Sapphire Rapids (2 MiB of L2 a core, AMX); see docs/results/matrix_products.md.
-constexpr int64_t kChunkBytes = 8192;         // of a row: 4,096 BF16, so that layers up to that width need one chunk
-constexpr int64_t kTileBytes = 512 * 1024;    // rows of A that a tile reads again for each panel
-constexpr int64_t kBlockBytes = 1024 * 1024;  // rows of A of a block: half of L2
-constexpr int64_t kSliceBytes = 8 * 1024 * 1024;  // packed B: stays in the last cache
-constexpr int64_t kSmallestTile = 64, kLargestTile = 256;
-constexpr int64_t kBlocks = 16;  // wanted at least, so that up to 8 threads have even shares
+// Chosen on Sapphire Rapids (AMX, 2 MiB of L2 a core) with the products of GPT-2 124M at 1,024 tokens and of a Llama of
+// 192 channels. Tiles alone reach 1,450 GFLOP/s a core there; reading from the last cache takes a third of that, so all
+// that tiles read again must lie in L2.
+constexpr int64_t kLongestRowBytes = 8192;        // of A: 4,096 BF16; up to here k stays whole and A is read in place
+constexpr int64_t kChunkBytes = 2048;             // else k is cut into such chunks: a chunk of B fits in one slice
+constexpr int64_t kTileBytes = 512 * 1024;        // rows of A that a tile reads again for each panel
+constexpr int64_t kBlockBytes = 512 * 1024;       // rows of A of a block, where they fill more than one tile
+constexpr int64_t kSliceBytes = 2 * 1024 * 1024;  // packed B; 8 MiB lost a tenth
+constexpr int64_t kBlockPanels = 4;               // of a block; few, so that threads get even shares
+constexpr int64_t kPackedBlockPanels = 16;        // where the rows must be packed for each block: more work for them
+constexpr int64_t kFinishPanels = 4;              // panels that are finished together: 512 bytes of a BF16 row
+constexpr int64_t kStripK = 256;                  // k of a panel that is packed at a time
+constexpr int64_t kSmallestTile = 64, kLargestTile = 256;  // rows: fewer leave AMX waiting, more leave L2
 
 int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 int64_t rounded_up(int64_t count, int64_t step) { return parts(count, step) * step; }
@@ -29,17 +35,17 @@ int64_t rounded_up(int64_t count, int64_t step) { return parts(count, step) * st
 
 Cuts cuts_of(int64_t M, int64_t N, int64_t K, int64_t element_bytes, bool pack_rows) {
   Cuts cuts;
-  cuts.chunks = parts(K * element_bytes, kChunkBytes);
+  cuts.chunks = K * element_bytes <= kLongestRowBytes ? 1 : parts(K * element_bytes, kChunkBytes);
   cuts.chunk_k = rounded_up(parts(K, cuts.chunks), kTileStep);
+  cuts.chunks = parts(K, cuts.chunk_k);  // rounding up may have saved one
   const int64_t row_bytes = cuts.chunk_k * element_bytes;
   const auto tile_rows = std::bit_floor(static_cast<uint64_t>(kTileBytes / row_bytes));
   cuts.tile_rows = std::clamp(static_cast<int64_t>(tile_rows), kSmallestTile, kLargestTile);
+  const int64_t tiles = std::max(kBlockBytes / row_bytes / cuts.tile_rows, int64_t{1});
+  cuts.block_rows = std::min(tiles * cuts.tile_rows, rounded_up(M, cuts.tile_rows));
 
   const int64_t panels = parts(N, kTileColumns);
-  const int64_t largest_rows = std::max(kBlockBytes / row_bytes / cuts.tile_rows, int64_t{1}) * cuts.tile_rows;
-  cuts.block_rows = std::min(largest_rows, rounded_up(M, cuts.tile_rows));
-  cuts.block_panels = pack_rows ? 16 : 4;
-  cuts.block_panels = std::min(cuts.block_panels, panels);
+  cuts.block_panels = std::min(pack_rows ? kPackedBlockPanels : kBlockPanels, panels);
   const int64_t panel_bytes = row_bytes * kTileColumns;
   cuts.slice_panels = std::max(kSliceBytes / panel_bytes / cuts.block_panels, int64_t{1}) * cuts.block_panels;
   cuts.slice_panels = std::min(cuts.slice_panels, rounded_up(panels, cuts.block_panels));
@@ -82,7 +88,7 @@ void MatrixProduct::reserve(const Cuts& cuts, int64_t M, DType packed, bool pack
   const int64_t panel_sums = cuts.block_rows * kTileColumns * size_of(DType::fp32);
   if (cuts.chunks > 1) sums_.reserve(parts(M, cuts.block_rows) * cuts.slice_panels * panel_sums);
   for (Lane& lane : lanes_) {
-    if (cuts.chunks == 1) lane.sums.reserve(panel_sums);
+    if (cuts.chunks == 1) lane.sums.reserve(kFinishPanels * panel_sums);
     if (pack_a) lane.packed_rows.reserve(cuts.block_rows * cuts.chunk_k * size_of(packed));
   }
 }
@@ -117,12 +123,21 @@ void MatrixProduct::multiply(const Product& p) {
   }
 }
 
+void MatrixProduct::pack_strip(const Product& p, const Stage& stage, int64_t panel, int64_t strip) {
+  const int64_t column = (stage.first_panel + panel) * kTileColumns, first_k = strip * kStripK;
+  const MatrixPart part{column, std::min(kTileColumns, p.N - column), stage.first_k + first_k,
+                        std::min(kStripK, stage.k - first_k), std::min(kStripK, stage.padded_k - first_k)};
+  const int64_t offset = (panel * stage.padded_k + first_k) * kTileColumns;
+  pack_columns(packed_columns_.data() + offset * size_of(stage.packed), stage.packed, p.b, part);
+}
+
 void MatrixProduct::run_stage(const Product& p, const Stage& stage) {
-  const int64_t panel_bytes = stage.padded_k * kTileColumns * size_of(stage.packed);
-  parallel_for(threads_, stage.panels, [&](int64_t panel) {
-    const int64_t column = (stage.first_panel + panel) * kTileColumns;
-    const MatrixPart part{column, std::min(kTileColumns, p.N - column), stage.first_k, stage.k, stage.padded_k};
-    pack_columns(packed_columns_.data() + panel * panel_bytes, stage.packed, p.b, part);
+  // Each thread reads whole columns where they lie contiguous, else whole rows of the slice: as few streams as can be.
+  const bool by_column = p.b.contiguous == Contiguous::contracted;
+  const int64_t strips = parts(stage.padded_k, kStripK);
+  parallel_for(threads_, by_column ? stage.panels : strips, [&](int64_t part) {
+    const int64_t count = by_column ? strips : stage.panels;
+    for (int64_t i = 0; i < count; ++i) pack_strip(p, stage, by_column ? part : i, by_column ? i : part);
   });
   const int64_t blocks = parts(p.M, stage.cuts.block_rows) * stage.panel_blocks();
   parallel_for(threads_, blocks, [&](int64_t block) { multiply_block(p, stage, block); });
@@ -130,21 +145,27 @@ void MatrixProduct::run_stage(const Product& p, const Stage& stage) {
 
 namespace {
 
-/// What is done to the finished sums of `rows` rows and `columns` columns of C, the first of which is at `at`.
+/// Which part of C a thread finishes.
+struct Patch {
+  int64_t row, rows, column, columns;
+};
+
+/// From sums [panels][panel_rows][64] into C: bias, rounding, GELU. Row by row over all panels, so that each row of C
+/// is written as one stream.
 template <class T>
-void finish(const Product& p, const float* sums, int64_t rows, int64_t columns, int64_t row, int64_t column) {
-  alignas(64) float bias[kTileColumns] = {};
+void finish(const Product& p, const float* sums, int64_t panel_rows, const Patch& patch) {
+  alignas(64) float bias[kFinishPanels * kTileColumns] = {};
   with_type(p.bias.type, [&]<class B>(B) {
     if (!p.bias) return;
-    for (int64_t n = 0; n < columns; ++n) bias[n] = widened(data_of<B>(p.bias)[column + n]);
+    for (int64_t n = 0; n < patch.columns; ++n) bias[n] = widened(data_of<B>(p.bias)[patch.column + n]);
   });
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* sum = sums + r * kTileColumns;
-    T* c = data_of<T>(p.c) + (row + r) * p.N + column;
-    T* pre_activation =
-        p.epilogue == Epilogue::gelu ? data_of<T>(p.pre_activation) + (row + r) * p.N + column : nullptr;
-    sweep(columns, [&](int64_t n, auto width) {
-      Lanes value = load(sum + n, width);
+  for (int64_t r = 0; r < patch.rows; ++r) {
+    const int64_t start = (patch.row + r) * p.N + patch.column;
+    T* c = data_of<T>(p.c) + start;
+    T* pre_activation = p.epilogue == Epilogue::gelu ? data_of<T>(p.pre_activation) + start : nullptr;
+    sweep(patch.columns, [&](int64_t n, auto width) {
+      const int64_t panel = n / kTileColumns;
+      Lanes value = load(sums + (panel * panel_rows + r) * kTileColumns + n % kTileColumns, width);
       if (p.bias) value = value + load(bias + n, width);
       if (p.accumulate) value = load(c + n, width) + value;
       if (pre_activation != nullptr) {
@@ -160,8 +181,9 @@ void finish(const Product& p, const float* sums, int64_t rows, int64_t columns, 
 
 void MatrixProduct::multiply_block(const Product& p, const Stage& stage, int64_t block) {
   const Cuts& cuts = stage.cuts;
-  Lane& lane = lanes_[static_cast<size_t>(omp_get_thread_num())];
-  const int64_t size = size_of(stage.packed);
+  const int thread = omp_get_thread_num();
+  Lane& lane = lanes_[static_cast<size_t>(thread)];
+  const int64_t size = size_of(stage.packed), panel_sums = cuts.block_rows * kTileColumns;
   const int64_t row = block / stage.panel_blocks() * cuts.block_rows;
   const int64_t rows = std::min(cuts.block_rows, p.M - row);
   const int64_t first_panel = block % stage.panel_blocks() * cuts.block_panels;
@@ -172,21 +194,24 @@ void MatrixProduct::multiply_block(const Product& p, const Stage& stage, int64_t
     pack_rows(lane.packed_rows.data(), stage.packed, p.a, {row, rows, stage.first_k, stage.k, stage.padded_k});
     a = lane.packed_rows.data();
   }
-  for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-    const char* b = packed_columns_.data() + panel * stage.padded_k * kTileColumns * size;
+  for (int64_t first = first_panel; first < last_panel; first += kFinishPanels) {
+    const int64_t last = std::min(first + kFinishPanels, last_panel);
     auto* sums = reinterpret_cast<float*>(lane.sums.data());
     if (cuts.chunks > 1) {
-      const int64_t before = block * cuts.block_panels + panel - first_panel;
-      sums = reinterpret_cast<float*>(sums_.data()) + before * cuts.block_rows * kTileColumns;
+      sums = reinterpret_cast<float*>(sums_.data()) + (block * cuts.block_panels + first - first_panel) * panel_sums;
     }
-    for (int64_t r = 0; r < rows; r += cuts.tile_rows) {
-      const Tile* tile = rows - r >= cuts.tile_rows ? stage.whole_tile : stage.rest_tile;
-      tile->multiply(omp_get_thread_num(), a + r * stage.padded_k * size, b, sums + r * kTileColumns);
+    for (int64_t panel = first; panel < last; ++panel) {
+      const char* b = packed_columns_.data() + panel * stage.padded_k * kTileColumns * size;
+      float* c = sums + (panel - first) * panel_sums;
+      for (int64_t r = 0; r < rows; r += cuts.tile_rows) {
+        const Tile* tile = rows - r >= cuts.tile_rows ? stage.whole_tile : stage.rest_tile;
+        tile->multiply(thread, a + r * stage.padded_k * size, b, c + r * kTileColumns);
+      }
     }
     if (!stage.last) continue;
-    const int64_t column = (stage.first_panel + panel) * kTileColumns;
-    const int64_t columns = std::min(kTileColumns, p.N - column);
-    with_type(p.c.type, [&]<class T>(T) { finish<T>(p, sums, rows, columns, row, column); });
+    const int64_t column = (stage.first_panel + first) * kTileColumns;
+    const Patch patch{row, rows, column, std::min((last - first) * kTileColumns, p.N - column)};
+    with_type(p.c.type, [&]<class T>(T) { finish<T>(p, sums, cuts.block_rows, patch); });
   }
 }
 

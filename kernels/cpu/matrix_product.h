@@ -66,6 +66,7 @@ class MatrixProduct {
   TileKernel& kernel_of(DType type) const;
   void reserve(const Cuts& cuts, int64_t M, DType packed, bool pack_a);
   void run_stage(const Product& product, const Stage& stage);
+  void pack_strip(const Product& product, const Stage& stage, int64_t panel, int64_t strip);
   void multiply_block(const Product& product, const Stage& stage, int64_t block);
 
   int threads_;
@@ -75,7 +76,7 @@ class MatrixProduct {
   AlignedBuffer sums_;            // [blocks of the slice][block_panels][block_rows][64] FP32, with more than one chunk
   struct Lane {
     AlignedBuffer packed_rows;  // [block_rows][chunk_k]
-    AlignedBuffer sums;         // [block_rows][64] FP32, with one chunk
+    AlignedBuffer sums;         // [4 panels][block_rows][64] FP32, with one chunk
   };
   std::vector<Lane> lanes_;  // one a thread
 };
