@@ -5,4 +5,7 @@
 using Catch::Approx;
 #else
 #include <catch2/catch.hpp>  // Catch2 2
+namespace Catch::Matchers {
+inline auto ContainsSubstring(const std::string& text) { return Contains(text); }  // its name in Catch2 3
+}  // namespace Catch::Matchers
 #endif

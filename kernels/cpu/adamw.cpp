@@ -4,19 +4,16 @@
 // drawn for a whole leaf before its loop and only for what the strategy rounds stochastically. With sums, the loop also
 // leaves D and the weights before and after in small arrays, over which the sums of a leaf run in their fixed order.
 //
-// Floor   bytes of state read and written and of gradient read: 14 a parameter for bf16_sr, 28 for mixed.
+// Floor   bytes of state read and written and of gradient read: 14 a parameter for bf16_sr, 32 for mixed.
+//         Reached by fp32 and mixed; the BF16 strategies compute: roundings, dithers, three divisions and a root.
 // Order   elements are independent; sums by leaf, then ExactSum: the bits depend on no thread and no cut.
+#include <bit>
 #include <mutex>
 #include <utility>  // index_sequence
 
-#include "base/error.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/leaves.h"
 #include "kernels/cpu/random_leaf.h"
-
-#ifdef __clang__  // a sanitizer's checks keep loops from vectorising, which is no reason to fail the build
-#pragma clang diagnostic ignored "-Wpass-failed"
-#endif
 
 namespace dither {
 namespace {
@@ -106,8 +103,9 @@ LeafUpdate rule_of(const AdamW& op) {
   const bool sums = op.sums != nullptr;
   const Rounding v = op.second_moment_rounding;
   if constexpr (kStrategies[static_cast<size_t>(kStrategy)].second_moment == DType::bf16) {  // check() sees to it
-    if (op.math == Math::bf16)
+    if (op.math == Math::bf16) {
       return sums ? rule_of<kStrategy, Math::bf16, true>(v) : rule_of<kStrategy, Math::bf16, false>(v);
+    }
   }
   return sums ? rule_of<kStrategy, Math::fp32, true>(v) : rule_of<kStrategy, Math::fp32, false>(v);
 }

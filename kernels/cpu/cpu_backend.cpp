@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 #include <omp.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -22,9 +21,8 @@ namespace dither {
 
 namespace {
 
-constexpr size_t kAlignment = 256;
-constexpr size_t kHugePage = 2 * 1024 * 1024;  // allocations of at least one ask for them
-constexpr int64_t kCopyGrain = 1 << 18;        // bytes or elements a thread takes at a time
+constexpr size_t kAlignment = 256;       // whole cache lines, and what CUDA hands out
+constexpr int64_t kCopyGrain = 1 << 18;  // bytes or elements a thread takes at a time
 
 /// What the system can still hand out, from /proc/meminfo; -1 where that does not exist. Linux promises more memory
 /// than it has and kills the process that believes it: so ask first.
@@ -92,13 +90,11 @@ void CpuBackend::synchronize(Stream /*stream*/) {}
 
 void* CpuBackend::allocate(int64_t bytes) {
   demand(bytes >= 0, "allocate", "bytes", bytes, "at least 0");
-  const bool huge = bytes >= static_cast<int64_t>(kHugePage);
-  const size_t alignment = huge ? kHugePage : kAlignment;
   const int64_t available = available_bytes();
   const auto wanted = static_cast<size_t>(std::max<int64_t>(bytes, 1));
   void* memory = nullptr;
   if (available < 0 || bytes <= available) {
-    memory = std::aligned_alloc(alignment, (wanted + alignment - 1) / alignment * alignment);
+    memory = std::aligned_alloc(kAlignment, (wanted + kAlignment - 1) / kAlignment * kAlignment);
   }
   if (memory == nullptr) {
     throw Error(
@@ -106,7 +102,6 @@ void* CpuBackend::allocate(int64_t bytes) {
                     "holds; needs a smaller model, micro-batch or sequence",
                     mebibytes(bytes), mebibytes(available), mebibytes(allocated_bytes_)));
   }
-  if (huge) madvise(memory, wanted, MADV_HUGEPAGE);  // advice: without it the same results come a little later
   zero(memory, bytes, {});
   allocations_.emplace(memory, bytes);
   allocated_bytes_ += bytes;

@@ -6,13 +6,17 @@
 #include "base/error.h"
 #include "kernels/cpu/tile_kernel.h"  // kTileColumns
 
+#pragma GCC diagnostic ignored "-Wpsabi"  // how registers are passed between files: they never are
+
 namespace dither {
 
 namespace {
 
 // Transposing 16-bit and 32-bit elements decides how fast BF16 products are: AMX needs about 1 ns for all that a packed
-// element takes part in, an element at a time costs half of that. So blocks are turned in registers, 16 bytes a row.
+// element takes part in, an element at a time costs half of that. So blocks are turned in registers, 16 bytes of a row
+// each.
 using Halves = uint16_t __attribute__((vector_size(16)));
+using TwoHalves = uint16_t __attribute__((vector_size(32)));
 using Words = uint32_t __attribute__((vector_size(16)));
 
 template <class Vector>
@@ -31,10 +35,8 @@ Words high_words(Words a, Words b) { return __builtin_shufflevector(a, b, 2, 6, 
 Halves low_halves(Halves a, Halves b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
 Halves high_halves(Halves a, Halves b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 
-/// out[c][r] = in[r][c] for 4 x 4 words; strides in words.
-void transpose_words(uint32_t* out, int64_t out_stride, const uint32_t* in, int64_t in_stride) {
-  const Words r0 = load<Words>(in), r1 = load<Words>(in + in_stride);
-  const Words r2 = load<Words>(in + 2 * in_stride), r3 = load<Words>(in + 3 * in_stride);
+/// out[c][r] = row r [c] for 4 x 4 words; the stride in words.
+void store_turned(uint32_t* out, int64_t out_stride, Words r0, Words r1, Words r2, Words r3) {
   const Words a = low_words(r0, r2), b = low_words(r1, r3), c = high_words(r0, r2), d = high_words(r1, r3);
   store(out, low_words(a, b));
   store(out + out_stride, high_words(a, b));
@@ -42,10 +44,22 @@ void transpose_words(uint32_t* out, int64_t out_stride, const uint32_t* in, int6
   store(out + 3 * out_stride, high_words(c, d));
 }
 
-/// out[c][r] = in[r][c] for 8 x 8 halves; strides in halves. Three rounds of interleaving rows 4 apart.
+/// The same within each half of the registers.
+TwoHalves low_halves(TwoHalves a, TwoHalves b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27);
+}
+TwoHalves high_halves(TwoHalves a, TwoHalves b) {
+  return __builtin_shufflevector(a, b, 4, 20, 5, 21, 6, 22, 7, 23, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+/// out[c][r] = in[r][c] for 16 x 8 halves; strides in halves. A register holds rows r and r + 8; three rounds of
+/// interleaving rows 4 apart turn both squares.
 void transpose_halves(uint16_t* out, int64_t out_stride, const uint16_t* in, int64_t in_stride) {
-  Halves v[8], w[8];
-  for (int r = 0; r < 8; ++r) v[r] = load<Halves>(in + r * in_stride);
+  TwoHalves v[8], w[8];
+  for (int r = 0; r < 8; ++r) {
+    const Halves upper = load<Halves>(in + r * in_stride), lower = load<Halves>(in + (r + 8) * in_stride);
+    v[r] = __builtin_shufflevector(upper, lower, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
   for (int round = 0; round < 3; ++round) {
     for (int r = 0; r < 4; ++r) {
       w[2 * r] = low_halves(v[r], v[r + 4]);
@@ -53,15 +67,22 @@ void transpose_halves(uint16_t* out, int64_t out_stride, const uint16_t* in, int
     }
     std::copy(w, w + 8, v);
   }
-  for (int r = 0; r < 8; ++r) store(out + r * out_stride, v[r]);
+  for (int c = 0; c < 8; ++c) store(out + c * out_stride, v[c]);
 }
 
 float widen(Bf16 x) { return to_float(x); }
 float widen(float x) { return x; }
 
+/// Four values as the bits of FP32.
+Words load_wide(const float* from) { return load<Words>(from); }
+Words load_wide(const Bf16* from) {
+  using FourHalves = uint16_t __attribute__((vector_size(8)));
+  return __builtin_convertvector(load<FourHalves>(from), Words) << 16;
+}
+
 constexpr int64_t kBlock = 32;  // k that is packed at a time: a line of BF16
 
-/// BF16 rows from a matrix that lies contiguous in m: 8 x 8 blocks, single elements at the edges. k is the outer loop,
+/// BF16 rows from a matrix that lies contiguous in m: 16 x 8 blocks, single elements at the edges. k is the outer loop,
 /// so that each row of the matrix is read as one stream; reading one line of each row in turn took three times as long.
 void pack_turned_rows(uint16_t* out, const uint16_t* in, int64_t stride, const MatrixPart& part) {
   for (int64_t k0 = 0; k0 < part.k; k0 += kBlock) {
@@ -69,7 +90,7 @@ void pack_turned_rows(uint16_t* out, const uint16_t* in, int64_t stride, const M
     for (int64_t m0 = 0; m0 < part.count; m0 += 8) {
       const int64_t m1 = std::min(m0 + 8, part.count);
       if (m1 - m0 == 8 && k1 - k0 == kBlock) {
-        for (int64_t k = k0; k < k1; k += 8) {
+        for (int64_t k = k0; k < k1; k += 16) {
           transpose_halves(out + m0 * part.padded_k + k, part.padded_k, in + k * stride + m0, stride);
         }
       } else {
@@ -81,20 +102,50 @@ void pack_turned_rows(uint16_t* out, const uint16_t* in, int64_t stride, const M
   }
 }
 
-/// FP32 rows. The FP32 kernels are ten times slower than AMX: loops that the compiler understands will do.
+/// out[c][r] = in[r][c], widened: 4 x 4 squares, single elements at the edges. Sixteen rows fill a line of `out`.
+template <class Element>
+void turn_wide(float* out, int64_t out_stride, const Element* in, int64_t in_stride, int64_t rows, int64_t columns) {
+  const int64_t whole_columns = columns / 4 * 4;
+  for (int64_t r0 = 0; r0 < rows; r0 += 16) {
+    const int64_t r1 = std::min(r0 + 16, rows), whole_rows = r0 + (r1 - r0) / 4 * 4;
+    for (int64_t c = 0; c < whole_columns; c += 4) {
+      for (int64_t r = r0; r < whole_rows; r += 4) {
+        const Element* from = in + r * in_stride + c;
+        store_turned(reinterpret_cast<uint32_t*>(out + c * out_stride + r), out_stride, load_wide(from),
+                     load_wide(from + in_stride), load_wide(from + 2 * in_stride), load_wide(from + 3 * in_stride));
+      }
+    }
+    for (int64_t r = r0; r < r1; ++r) {
+      for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c) {
+        out[c * out_stride + r] = widen(in[r * in_stride + c]);
+      }
+    }
+  }
+}
+
+/// FP32 from rows that lie as they should: out[r][c] = in[r][c].
+template <class Element>
+void widen_rows(float* out, int64_t out_stride, const Element* in, int64_t in_stride, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out[r * out_stride + c] = widen(in[r * in_stride + c]);
+  }
+}
+
 template <class Element>
 void pack_wide_rows(float* out, const Element* in, const Matrix& a, const MatrixPart& part) {
   if (a.contiguous == Contiguous::contracted) {
-    for (int64_t m = 0; m < part.count; ++m) {
-      for (int64_t k = 0; k < part.k; ++k) out[m * part.padded_k + k] = widen(in[m * a.stride + k]);
-    }
-    return;
+    widen_rows(out, part.padded_k, in, a.stride, part.count, part.k);
+  } else {
+    turn_wide(out, part.padded_k, in, a.stride, part.k, part.count);
   }
-  for (int64_t m0 = 0; m0 < part.count; m0 += kBlock) {
-    const int64_t m1 = std::min(m0 + kBlock, part.count);
-    for (int64_t k = 0; k < part.k; ++k) {
-      for (int64_t m = m0; m < m1; ++m) out[m * part.padded_k + k] = widen(in[k * a.stride + m]);
-    }
+}
+
+template <class Element>
+void pack_wide_columns(float* out, const Element* in, const Matrix& b, const MatrixPart& part) {
+  if (b.contiguous == Contiguous::free) {
+    widen_rows(out, kTileColumns, in, b.stride, part.k, part.count);
+  } else {
+    turn_wide(out, kTileColumns, in, b.stride, part.count, part.k);
   }
 }
 
@@ -128,29 +179,14 @@ void pack_turned_pairs(uint16_t* out, const uint16_t* in, int64_t stride, const 
     for (int64_t k = 0; k < whole_k; k += 8) {
       for (int64_t n = n0; n < n1; n += 4) {
         const auto* from = reinterpret_cast<const uint32_t*>(in + n * stride + k);
-        transpose_words(words + k / 2 * kTileColumns + n, kTileColumns, from, stride / 2);
+        store_turned(words + k / 2 * kTileColumns + n, kTileColumns, load<Words>(from), load<Words>(from + stride / 2),
+                     load<Words>(from + stride), load<Words>(from + 3 * (stride / 2)));
       }
     }
   }
   for (int64_t n = 0; n < part.count; ++n) {
     for (int64_t k = n < whole_n ? whole_k : 0; k < part.k; ++k) {
       out[k / 2 * 2 * kTileColumns + 2 * n + k % 2] = in[n * stride + k];
-    }
-  }
-}
-
-template <class Element>
-void pack_wide_columns(float* out, const Element* in, const Matrix& b, const MatrixPart& part) {
-  if (b.contiguous == Contiguous::free) {
-    for (int64_t k = 0; k < part.k; ++k) {
-      for (int64_t n = 0; n < part.count; ++n) out[k * kTileColumns + n] = widen(in[k * b.stride + n]);
-    }
-    return;
-  }
-  for (int64_t k0 = 0; k0 < part.k; k0 += kBlock) {
-    const int64_t k1 = std::min(k0 + kBlock, part.k);
-    for (int64_t n = 0; n < part.count; ++n) {
-      for (int64_t k = k0; k < k1; ++k) out[k * kTileColumns + n] = widen(in[n * b.stride + k]);
     }
   }
 }

@@ -19,11 +19,11 @@ namespace {
 // that tiles read again must lie in L2.
 constexpr int64_t kLongestRowBytes = 8192;        // of A: 4,096 BF16; up to here k stays whole and A is read in place
 constexpr int64_t kChunkBytes = 2048;             // else k is cut into such chunks: a chunk of B fits in one slice
-constexpr int64_t kTileBytes = 512 * 1024;        // rows of A that a tile reads again for each panel
-constexpr int64_t kBlockBytes = 512 * 1024;       // rows of A of a block, where they fill more than one tile
+constexpr int64_t kTileBytes = 512 * 1024;        // rows of A of a block, which are read again for each panel
 constexpr int64_t kSliceBytes = 2 * 1024 * 1024;  // packed B; 8 MiB lost a tenth
 constexpr int64_t kBlockPanels = 4;               // of a block; few, so that threads get even shares
 constexpr int64_t kPackedBlockPanels = 16;        // where the rows must be packed for each block: more work for them
+constexpr int64_t kFewestBlocks = 4;              // if smaller blocks can do it; smaller ones read B more often
 constexpr int64_t kFinishPanels = 4;              // panels that are finished together: 512 bytes of a BF16 row
 constexpr int64_t kStripK = 256;                  // k of a panel that is packed at a time
 constexpr int64_t kSmallestTile = 64, kLargestTile = 256;  // rows: fewer leave AMX waiting, more leave L2
@@ -39,13 +39,14 @@ Cuts cuts_of(int64_t M, int64_t N, int64_t K, int64_t element_bytes, bool pack_r
   cuts.chunk_k = rounded_up(parts(K, cuts.chunks), kTileStep);
   cuts.chunks = parts(K, cuts.chunk_k);  // rounding up may have saved one
   const int64_t row_bytes = cuts.chunk_k * element_bytes;
-  const auto tile_rows = std::bit_floor(static_cast<uint64_t>(kTileBytes / row_bytes));
-  cuts.tile_rows = std::clamp(static_cast<int64_t>(tile_rows), kSmallestTile, kLargestTile);
-  const int64_t tiles = std::max(kBlockBytes / row_bytes / cuts.tile_rows, int64_t{1});
-  cuts.block_rows = std::min(tiles * cuts.tile_rows, rounded_up(M, cuts.tile_rows));
+  const auto rows = std::bit_floor(static_cast<uint64_t>(kTileBytes / row_bytes));
+  cuts.block_rows = std::clamp(static_cast<int64_t>(rows), kSmallestTile, kLargestTile);
 
   const int64_t panels = parts(N, kTileColumns);
   cuts.block_panels = std::min(pack_rows ? kPackedBlockPanels : kBlockPanels, panels);
+  const auto blocks = [&] { return parts(M, cuts.block_rows) * parts(panels, cuts.block_panels); };
+  while (blocks() < kFewestBlocks && cuts.block_rows > kSmallestTile) cuts.block_rows /= 2;
+  while (blocks() < kFewestBlocks && cuts.block_panels > kBlockPanels) cuts.block_panels /= 2;
   const int64_t panel_bytes = row_bytes * kTileColumns;
   cuts.slice_panels = std::max(kSliceBytes / panel_bytes / cuts.block_panels, int64_t{1}) * cuts.block_panels;
   cuts.slice_panels = std::min(cuts.slice_panels, rounded_up(panels, cuts.block_panels));
@@ -59,7 +60,7 @@ struct MatrixProduct::Stage {
   int64_t first_panel = 0, panels = 0;       // of the slice
   int64_t first_k = 0, k = 0, padded_k = 0;  // of the chunk
   bool last = false;                         // chunk
-  const Tile* whole_tile = nullptr;          // of tile_rows rows
+  const Tile* whole_tile = nullptr;          // of block_rows rows
   const Tile* rest_tile = nullptr;           // of those left at the end
 
   int64_t panel_blocks() const { return parts(panels, cuts.block_panels); }
@@ -102,7 +103,7 @@ void MatrixProduct::multiply(const Product& p) {
   const Cuts cuts = cuts_when(pack_a);
   reserve(cuts, p.M, kernel.type(), pack_a);
 
-  const int64_t panels = parts(p.N, kTileColumns), rest_rows = p.M % cuts.tile_rows;
+  const int64_t panels = parts(p.N, kTileColumns), rest_rows = p.M % cuts.block_rows;
   for (int64_t panel = 0; panel < panels; panel += cuts.slice_panels) {
     for (int64_t first_k = 0; first_k < p.K; first_k += cuts.chunk_k) {
       Stage stage;
@@ -116,7 +117,7 @@ void MatrixProduct::multiply(const Product& p) {
       stage.padded_k = rounded_up(stage.k, kTileStep);
       stage.last = first_k + stage.k == p.K;
       const auto tile = [&](int64_t rows) { return &kernel.prepare({rows, stage.padded_k, first_k > 0}); };
-      if (p.M >= cuts.tile_rows) stage.whole_tile = tile(cuts.tile_rows);
+      if (p.M >= cuts.block_rows) stage.whole_tile = tile(cuts.block_rows);
       if (rest_rows > 0) stage.rest_tile = tile(rest_rows);
       run_stage(p, stage);
     }
@@ -188,6 +189,7 @@ void MatrixProduct::multiply_block(const Product& p, const Stage& stage, int64_t
   const int64_t rows = std::min(cuts.block_rows, p.M - row);
   const int64_t first_panel = block % stage.panel_blocks() * cuts.block_panels;
   const int64_t last_panel = std::min(first_panel + cuts.block_panels, stage.panels);
+  const Tile& tile = rows == cuts.block_rows ? *stage.whole_tile : *stage.rest_tile;
 
   const char* a = static_cast<const char*>(p.a.data.at(row * p.a.stride).data);
   if (stage.pack_a) {
@@ -202,11 +204,7 @@ void MatrixProduct::multiply_block(const Product& p, const Stage& stage, int64_t
     }
     for (int64_t panel = first; panel < last; ++panel) {
       const char* b = packed_columns_.data() + panel * stage.padded_k * kTileColumns * size;
-      float* c = sums + (panel - first) * panel_sums;
-      for (int64_t r = 0; r < rows; r += cuts.tile_rows) {
-        const Tile* tile = rows - r >= cuts.tile_rows ? stage.whole_tile : stage.rest_tile;
-        tile->multiply(thread, a + r * stage.padded_k * size, b, c + r * kTileColumns);
-      }
+      tile.multiply(thread, a, b, sums + (panel - first) * panel_sums);
     }
     if (!stage.last) continue;
     const int64_t column = (stage.first_panel + first) * kTileColumns;

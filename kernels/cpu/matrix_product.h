@@ -38,8 +38,7 @@ struct Product {
 struct Cuts {
   int64_t chunk_k;  // k of a chunk, a multiple of kTileStep; the last chunk may be shorter
   int64_t chunks;
-  int64_t tile_rows;     // rows of a tile; the last one of the product may have fewer
-  int64_t block_rows;    // rows of a block, a multiple of tile_rows
+  int64_t block_rows;    // rows of a block and of its tiles; the last block may have fewer
   int64_t block_panels;  // panels of 64 columns of a block
   int64_t slice_panels;  // panels of a slice, a multiple of block_panels
 };

@@ -8,12 +8,12 @@
 // the shape alone, never on how many threads run tiles beside this one.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <tuple>
 
 #include "kernels/numerics/dtype.h"
 
@@ -25,7 +25,9 @@ constexpr int64_t kTileStep = 32;     // k of one AMX instruction
 struct TileShape {
   int64_t rows, k;
   bool accumulate;  // C keeps what it holds and gets the product added
-  friend auto operator<=>(const TileShape&, const TileShape&) = default;
+  friend bool operator<(const TileShape& a, const TileShape& b) {
+    return std::tie(a.rows, a.k, a.accumulate) < std::tie(b.rows, b.k, b.accumulate);
+  }
 };
 
 /// The code for one shape. `thread` tells callers at work at the same time apart: 0 <= thread < threads.
@@ -43,7 +45,8 @@ class TileKernel {
   /// For the start-up table, for example "oneDNN 2.6.3 (AMX)".
   virtual std::string name() const = 0;
 
-  /// Made when first asked for, then kept: the reference stays valid as long as the kernel. Any thread may ask.
+  /// Made when first asked for, then kept: the reference stays valid as long as the kernel. Any thread may ask, but
+  /// not while tiles are multiplied: their scratch memory may grow.
   const Tile& prepare(const TileShape& shape) {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::unique_ptr<Tile>& tile = tiles_[shape];

@@ -3,10 +3,10 @@
 // The first three run over leaves (leaves.h) whose elements are independent; random bits are drawn a leaf at once
 // (random_leaf.h) and are a function of (seed, tensor, element, step, draw) alone.
 // Floor   bytes moved: accumulate 8 (BF16 sum) or 12 (FP32) an element, squared_norm 2 or 4.
+#include <algorithm>  // min
 #include <cmath>
 #include <mutex>
 
-#include "base/error.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/leaves.h"
 #include "kernels/cpu/random_leaf.h"

@@ -53,14 +53,14 @@ DITHER_HOST_DEVICE inline Expansion two_prod(float a, float b) {
 }
 
 /// x + e.hi + e.lo as an expansion. The error of e.hi + x is TwoSum's: |x| > |e.hi| happens for small weights.
-DITHER_HOST_DEVICE inline Expansion grow(Expansion e, float x) {
+DITHER_HOST_DEVICE DITHER_ALWAYS_INLINE Expansion grow(Expansion e, float x) {
   const Expansion sum = two_sum(e.hi, x);
   return fast_two_sum(sum.hi, bf16_add(e.lo, sum.lo));
 }
 
 /// e * b as an expansion; e.lo * b.lo is dropped (second order). e.hi * b.lo enters by one fused operation: rounded
 /// apart, it is a bias that triples the error of v at beta2 = 0.999.
-DITHER_HOST_DEVICE inline Expansion multiply(Expansion e, Expansion b) {
+DITHER_HOST_DEVICE DITHER_ALWAYS_INLINE Expansion multiply(Expansion e, Expansion b) {
   const Expansion p = two_prod(e.hi, b.hi);
   const float lo = bf16_add(bf16_fma(e.hi, b.lo, bf16_mul(e.lo, b.hi)), p.lo);
   return fast_two_sum(p.hi, lo);

@@ -6,3 +6,6 @@
 #else
 #define DITHER_HOST_DEVICE
 #endif
+
+/// For functions too long for a compiler's taste that must be inlined, or the loop around them does not vectorise.
+#define DITHER_ALWAYS_INLINE __attribute__((always_inline)) inline

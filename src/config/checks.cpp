@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "src/config/document.h"  // shown()
@@ -187,9 +188,9 @@ void warn_of_mixed_models(const Config& config, const Given& given, std::vector<
   for (const auto& [path, value] : given.values) {
     if (path.rfind("model.", 0) != 0 || value.layer >= preset->layer) continue;
     const auto of_preset = find_key(path)->load(published);
-    if (of_preset == value.value || of_preset == 0) continue;  // 0: the preset leaves it to the other dimensions
+    if (of_preset == *value.value || of_preset == 0) continue;  // 0: the preset leaves it to the other dimensions
     warnings.push_back(fmt::format("{} {} of {} stays, although {} chooses model.preset \"{}\", which has {}", path,
-                                   shown(value.value), value.origin, preset->origin, config.model.preset,
+                                   shown(*value.value), value.origin, preset->origin, config.model.preset,
                                    shown(of_preset)));
   }
 }

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
@@ -85,7 +86,7 @@ void spread(const std::string& path, const Json& value, const std::string& origi
   if (const Key* key = find_key(path)) {
     const std::string wrong = problem(*key, value);
     if (!wrong.empty()) throw Error(origin + ": " + path + " is " + shown(value) + ", " + wrong);
-    if (key->store) given.values[path] = {value, origin, layer};
+    if (key->store) given.values[path] = {std::make_shared<nlohmann::json>(value), origin, layer};
     return;
   }
   if (!is_section(path)) throw Error(origin + ": " + path + " is not a key" + advice(path));

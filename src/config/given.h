@@ -2,17 +2,18 @@
 #pragma once
 
 #include <map>
-#include <nlohmann/json.hpp>  // private to this room
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 namespace dither {
 
 /// One value, checked against its key's type and range.
-struct GivenValue {  // NOLINT(bugprone-exception-escape): moving a json cannot throw, it is only too long to see
-  nlohmann::json value;
-  std::string origin;  // file, or "--set"
-  int layer;           // higher overrides lower: the last extended file is 0, --set comes last
+struct GivenValue {
+  std::shared_ptr<const nlohmann::json> value;  // never null
+  std::string origin;                           // file, or "--set"
+  int layer;                                    // higher overrides lower: the last extended file is 0, --set comes last
 };
 
 struct Given {

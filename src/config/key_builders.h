@@ -4,7 +4,7 @@
 // because only a macro can use one spelling for both.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>  // keys.cpp includes json.hpp first
 #include <type_traits>
 #include <utility>
 

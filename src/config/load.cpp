@@ -10,6 +10,7 @@
 #include "src/config/presets.h"   // find_preset(), family_defaults()
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 namespace dither {
 namespace {
@@ -18,7 +19,7 @@ namespace {
 ModelConfig starting_model(const Given& given) {
   Config named;  // receives the two keys alone
   for (const char* path : {"model.preset", "model.architecture"}) {
-    if (const GivenValue* value = given.find(path)) find_key(path)->store(named, value->value);
+    if (const GivenValue* value = given.find(path)) find_key(path)->store(named, *value->value);
   }
   const ModelPreset* preset = find_preset(named.model.preset);
   if (preset == nullptr) return family_defaults(named.model.architecture);
@@ -85,7 +86,7 @@ std::string name_from(const std::string& origin) {
 Config resolve(const Given& given, std::vector<std::string>& warnings) {
   Config config;
   config.model = starting_model(given);
-  for (const auto& [path, given_value] : given.values) find_key(path)->store(config, given_value.value);
+  for (const auto& [path, given_value] : given.values) find_key(path)->store(config, *given_value.value);
   if (given.find("name") == nullptr) config.name = name_from(given.origin);
   demand_required(config, given);
   derive(config, given);

@@ -1,0 +1,369 @@
+// AdamW of every strategy and math against a scalar loop over adamw_update(), bit for bit; cuts, threads, sums, texts.
+#include <cmath>
+#include <string>
+#include <utility>  // index_sequence
+#include <vector>
+
+#include "base/error.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/random_leaf.h"
+#include "tests/kernels/flat_layout.h"
+#include "tests/kernels/operation_test.h"
+#include "tests/kernels/tensors.h"
+
+namespace dither {
+namespace {
+
+/// A strategy's state over the flat layout; NaN in the gaps, which nothing may touch.
+struct State {
+  StrategyInfo info;
+  TestTensor w, extra, m, v, v_extra;
+
+  explicit State(Strategy strategy)
+      : info(strategy_info(strategy)),
+        w(info.weight, kFlatElements),
+        extra(info.weight_extra, kFlatElements),
+        m(info.first_moment, kFlatElements),
+        v(info.second_moment, kFlatElements),
+        v_extra(info.second_moment_extra, kFlatElements) {
+    const TestTensor draw = normal_tensor(DType::fp32, kFlatElements, 21, 0.02);
+    const TestTensor moment = normal_tensor(DType::fp32, kFlatElements, 22, 1e-3);
+    for_each_element(flat_layout(), [&](const Segment&, int64_t i, int64_t) {
+      w.set(i, draw.get(i));
+      m.set(i, moment.get(i));
+      v.set(i, 1e-6 + moment.get(i) * moment.get(i));
+      if (info.write == WeightWrite::master) extra.set(i, draw.get(i));
+      if (info.write == WeightWrite::grow) extra.set(i, draw.get(i) - w.get(i));
+      if (info.second_moment_extra != DType::none) v_extra.set(i, v.get(i) * 0x1p-11);
+    });
+  }
+  AdamWState at(int64_t i) const {
+    const auto part = [i](const TestTensor& t) {
+      return t.type() == DType::none ? 0.0f : static_cast<float>(t.get(i));
+    };
+    return {part(w), part(extra), part(m), part(v), part(v_extra)};
+  }
+  void put(int64_t i, const AdamWState& s) {
+    w.set(i, s.w);
+    m.set(i, s.m);
+    v.set(i, s.v);
+    if (extra.type() != DType::none) extra.set(i, s.extra);
+    if (v_extra.type() != DType::none) v_extra.set(i, s.v_extra);
+  }
+  bool guard_intact() const {
+    for (const TestTensor* t : {&w, &extra, &m, &v, &v_extra}) {
+      if (!t->guard_intact()) return false;
+    }
+    return true;
+  }
+};
+
+bool same_bits(const State& a, const State& b) {
+  return same_bits(a.w, b.w) && same_bits(a.extra, b.extra) && same_bits(a.m, b.m) && same_bits(a.v, b.v) &&
+         same_bits(a.v_extra, b.v_extra);
+}
+
+StepScalars step_scalars(uint32_t step) {
+  StepScalars s;
+  s.learning_rate = 6e-4f;
+  s.bias1 = 0.271f;
+  s.bias2 = 0.1426f;
+  s.step = step;
+  s.clip_factor = 0.75f;
+  return s;
+}
+
+AdamW operation(State& state, ConstView gradient, const std::vector<Segment>& segments, const StepScalars& scalars) {
+  const auto view = [](TestTensor& t) { return t.type() == DType::none ? View{} : View(t); };
+  return {.weight = view(state.w),
+          .weight_extra = view(state.extra),
+          .first_moment = view(state.m),
+          .second_moment = view(state.v),
+          .second_moment_extra = view(state.v_extra),
+          .gradient = gradient,
+          .segments = segments.data(),
+          .segment_count = static_cast<int64_t>(segments.size()),
+          .strategy = state.info.id,
+          .math = Math::fp32,
+          .second_moment_rounding = Rounding::nearest,
+          .beta1 = 0.9,
+          .beta2 = 0.95,
+          .epsilon = 1e-8,
+          .weight_decay = 0.1,
+          .seed = 1337,
+          .scalars = &scalars,
+          .sums = nullptr};
+}
+
+/// Sums of one group in FP64, and what they are sums of in magnitude.
+struct PlainSums {
+  double intended_squared = 0, effective_dot = 0, full_dot = 0, full_magnitude = 0, weight_squared = 0;
+  int64_t unchanged = 0;
+};
+
+template <Strategy kStrategy, Math kMath>
+void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, PlainSums* sums) {
+  NoiseId weight = {op.seed, 0, op.scalars->step, RandomStream::weight, 0}, moment = weight;
+  moment.stream = RandomStream::second_moment;
+  for_each_element(flat_layout(), [&](const Segment& s, int64_t i, int64_t element) {
+    weight.tensor = moment.tensor = s.tensor;
+    const AdamWState before = state.at(i);
+    const AdamWDithers dithers = {dither_at(weight, element), dither_at(moment, element)};
+    const auto next = adamw_update<kStrategy, kMath>(before, static_cast<float>(gradient.get(i)), dithers,
+                                                     op.step_of(*op.scalars, s.decay));
+    state.put(i, next.state);
+    if (sums == nullptr) return;
+    PlainSums& group = sums[s.group];
+    const double u = -double{next.intended};
+    const double full = full_weight<kStrategy>(next.state) - full_weight<kStrategy>(before);
+    group.intended_squared += u * u;
+    group.effective_dot += (double{next.state.w} - double{before.w}) * u;
+    group.full_dot += full * u;
+    group.full_magnitude += std::fabs(full * u);
+    group.weight_squared += double{before.w} * double{before.w};
+    group.unchanged += next.state.w == before.w && u != 0;
+  });
+}
+
+template <size_t... kIndex>
+void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, PlainSums* sums,
+                  std::index_sequence<kIndex...>) {
+  const auto try_one = [&](auto index) {
+    constexpr Strategy kStrategy = kStrategies[decltype(index)::value].id;
+    if (op.strategy != kStrategy) return;
+    if (op.math == Math::bf16) {
+      scalar_adamw<kStrategy, Math::bf16>(state, gradient, op, sums);
+    } else {
+      scalar_adamw<kStrategy, Math::fp32>(state, gradient, op, sums);
+    }
+  };
+  (try_one(std::integral_constant<size_t, kIndex>{}), ...);
+}
+
+void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, PlainSums* sums = nullptr) {
+  scalar_adamw(state, gradient, op, sums, std::make_index_sequence<kStrategies.size()>());
+}
+
+Strategy any_strategy() { return kStrategies[static_cast<size_t>(GENERATE(0, 1, 2, 3, 4, 5))].id; }
+
+}  // namespace
+
+// Catches: a lane that gets another's counter, high bits of the block dropped, halves of a word swapped, a round less.
+TEST_CASE("the random bits of a leaf are those of its elements") {
+  const int64_t first = GENERATE(int64_t{0}, 5 * kLeafElements, (int64_t{1} << 35) - kLeafElements, int64_t{1} << 37);
+  const NoiseId id = {0x123456789ABCDEFull, 0xFEDCBA, 77, RandomStream::sampling, 0xABCDEF};
+  uint16_t dithers[kLeafElements];
+  draw_dithers(id, first, dithers);
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < kLeafElements; ++i) wrong += dithers[i] != dither_at(id, first + i);
+  uint32_t words[4 * kLeafBlocks];
+  draw_words(id, first / 4, words);
+  for (int64_t i = 0; i < 4 * kLeafBlocks; ++i) wrong += words[i] != random_word(id, first + i);
+  REQUIRE(wrong == 0);
+}
+
+// Catches: fields of a state exchanged, decay where a segment has none, dithers of the flat index, of the wrong stream
+// or of another step, a vectorised division or root that is not rounded as the scalar one, a contracted product, an
+// FP32 gradient read as BF16, writes into gaps, sums that change the update.
+OPERATION_TEST(adamw, "every strategy and math is the scalar loop over adamw_update, bit for bit") {
+  const Strategy strategy = any_strategy();
+  const auto math = GENERATE(Math::fp32, Math::bf16);
+  const auto rounding = GENERATE(Rounding::nearest, Rounding::stochastic);
+  if (math == Math::bf16 && strategy_info(strategy).second_moment != DType::bf16) return;
+  const TestTensor gradients[2] = {normal_tensor(DType::bf16, kFlatElements, 31, 1e-3),
+                                   normal_tensor(DType::fp32, kFlatElements, 32, 1e-3)};
+  State state(strategy), expected(strategy);
+  const std::vector<Segment> segments = flat_layout();
+  UpdateSums sums[kGroups];
+  for (uint32_t step = 1; step <= 2; ++step) {
+    const StepScalars scalars = step_scalars(step);
+    const TestTensor& gradient = gradients[step - 1];
+    AdamW op = operation(state, gradient, segments, scalars);
+    op.math = math;
+    op.second_moment_rounding = rounding;
+    op.sums = step == 1 ? sums : nullptr;
+    scalar_adamw(expected, gradient, op);
+    make_cpu_backend(2)->adamw(op, {});
+  }
+  CAPTURE(strategy_info(strategy).name);
+  REQUIRE(same_bits(state, expected));
+  REQUIRE(state.guard_intact());
+}
+
+// Catches: an index counted from the shard's start, leaves of sums that follow the cut, a merge that depends on
+// threads.
+OPERATION_TEST(adamw, "no cut into shards and no thread count changes a bit of state or sums") {
+  const Strategy strategy = any_strategy();
+  const TestTensor gradient = normal_tensor(DType::bf16, kFlatElements, 31, 1e-3);
+  const StepScalars scalars = step_scalars(5);
+  const auto update = [&](State& state, UpdateSums* sums, const std::vector<Segment>& segments, int threads) {
+    AdamW op = operation(state, gradient, segments, scalars);
+    op.second_moment_rounding = Rounding::stochastic;
+    op.sums = sums;
+    make_cpu_backend(threads)->adamw(op, {});
+  };
+  State whole(strategy);
+  UpdateSums whole_sums[kGroups];
+  update(whole, whole_sums, flat_layout(), 1);
+  for (const int64_t leaves : {1, 3, 20}) {
+    State cut(strategy);
+    UpdateSums sums[kGroups];
+    update(cut, sums, cut_layout(leaves), 4);
+    REQUIRE(same_bits(cut, whole));
+    for (int g = 0; g < kGroups; ++g) REQUIRE(sums[g] == whole_sums[g]);
+  }
+}
+
+// Catches: a constant dither, which would pass both tests above.
+OPERATION_TEST(adamw, "another seed, step or tensor gives other roundings") {
+  const TestTensor gradient = normal_tensor(DType::bf16, kFlatElements, 31, 1e-3);
+  const StepScalars scalars = step_scalars(5), later = step_scalars(6);
+  std::vector<Segment> renamed = flat_layout();
+  for (Segment& s : renamed) s.tensor ^= 0x40;
+  const std::vector<Segment> segments = flat_layout();
+  const auto update = [&](const AdamW& op) { make_cpu_backend(2)->adamw(op, {}); };
+  State base(Strategy::bf16_sr), other(Strategy::bf16_sr);
+  update(operation(base, gradient, segments, scalars));
+  const int changed = GENERATE(0, 1, 2);
+  AdamW op = operation(other, gradient, changed == 0 ? renamed : segments, changed == 1 ? later : scalars);
+  if (changed == 2) op.seed += uint64_t{1} << 40;
+  update(op);
+  REQUIRE(same_bits(other.m, base.m));
+  int64_t differ = 0;
+  for_each_element(segments, [&](const Segment&, int64_t i, int64_t) { differ += other.w.get(i) != base.w.get(i); });
+  REQUIRE(differ > 1000);  // of 43,269; hundreds would be luck's doing only if most updates were representable
+}
+
+OPERATION_TEST(adamw, "a skipped step leaves every bit and every sum as it was") {
+  const Strategy strategy = any_strategy();
+  const TestTensor gradient = filled_tensor(DType::bf16, kFlatElements, NAN);
+  State state(strategy);
+  const State before = state;
+  StepScalars scalars = step_scalars(5);
+  scalars.apply = 0;
+  const std::vector<Segment> segments = flat_layout();
+  UpdateSums sums[kGroups];
+  AdamW op = operation(state, gradient, segments, scalars);
+  op.sums = sums;
+  make_cpu_backend(2)->adamw(op, {});
+  REQUIRE(same_bits(state, before));
+  for (const UpdateSums& s : sums) REQUIRE(s == UpdateSums{});
+}
+
+// Catches: D taken with the wrong sign, after its rounding, or of another element; E of hi where hi + lo is meant; a
+// change counted where D was 0; sums in FP32. The bound is the roundings of 40,000 FP64 additions on either side.
+OPERATION_TEST(adamw, "the sums of an update are those of FP64") {
+  const Strategy strategy = any_strategy();
+  const auto math = GENERATE(Math::fp32, Math::bf16);
+  if (math == Math::bf16 && strategy_info(strategy).second_moment != DType::bf16) return;
+  TestTensor gradient = normal_tensor(DType::bf16, kFlatElements, 31, 1e-3);
+  State state(strategy);
+  for (int64_t i = 44 * kLeafElements; i < 44 * kLeafElements + 700; ++i) {  // D is 0 here: nothing was intended
+    gradient.set(i, 0);
+    state.put(i, {});
+  }
+  State expected = state;
+  const StepScalars scalars = step_scalars(5);
+  const std::vector<Segment> segments = flat_layout();
+  UpdateSums sums[kGroups];
+  PlainSums plain[kGroups];
+  AdamW op = operation(state, gradient, segments, scalars);
+  op.math = math;
+  op.sums = sums;
+  scalar_adamw(expected, gradient, op, plain);
+  make_cpu_backend(2)->adamw(op, {});
+  const auto near = [](const ExactSum& sum, double value, double magnitude) {
+    return std::fabs(sum.value() - value) <= 0x1p-52 * 45'000 * magnitude;
+  };
+  CAPTURE(strategy_info(strategy).name);
+  for (int g = 0; g < kGroups; ++g) {
+    REQUIRE(near(sums[g].intended_squared, plain[g].intended_squared, plain[g].intended_squared));
+    REQUIRE(near(sums[g].weight_squared, plain[g].weight_squared, plain[g].weight_squared));
+    REQUIRE(near(sums[g].full_dot, plain[g].full_dot, plain[g].full_magnitude));
+    REQUIRE(near(sums[g].effective_dot, plain[g].effective_dot, plain[g].intended_squared * 64));
+    REQUIRE(sums[g].unchanged == plain[g].unchanged);
+  }
+}
+
+// Catches: a leading update that borrows from the extra component, "unchanged" counted on the whole value. The learning
+// rate is so small that no BF16 weight moves: |D| below 2^-14 of the smallest weight's half ulp.
+OPERATION_TEST(adamw, "updates too small for BF16 are all lost by bf16 and all kept by collage and mixed") {
+  const auto strategy = GENERATE(Strategy::bf16, Strategy::collage_light, Strategy::mixed);
+  State state(strategy);
+  for_each_element(flat_layout(), [&](const Segment&, int64_t i, int64_t) {
+    state.put(
+        i, {.w = 1.0f, .extra = strategy == Strategy::mixed ? 1.0f : 0.0f, .m = 0x1p-10f, .v = 0x1p-20f, .v_extra = 0});
+  });
+  StepScalars scalars = step_scalars(5);
+  scalars.learning_rate = 0x1p-12f;
+  const TestTensor gradient = filled_tensor(DType::bf16, kFlatElements, 0x1p-10);
+  const std::vector<Segment> segments = flat_layout();
+  UpdateSums sums[kGroups];
+  AdamW op = operation(state, gradient, segments, scalars);
+  op.sums = sums;
+  make_cpu_backend(2)->adamw(op, {});
+  REQUIRE(sums[0].unchanged == 40'000);
+  REQUIRE(sums[0].effective_dot.value() == 0);
+  const double kept = sums[0].full_dot.value() / sums[0].intended_squared.value();
+  if (strategy == Strategy::bf16) {
+    REQUIRE(kept == 0);
+  } else {
+    REQUIRE(std::fabs(kept - 1) < 0x1p-8);  // -D rounded to BF16, or w - D to FP32
+  }
+}
+
+OPERATION_TEST(adamw, "the scalars of a step come from FP64 and the segment") {
+  State state(Strategy::collage_plus);
+  const StepScalars scalars = step_scalars(5);
+  const std::vector<Segment> segments = flat_layout();
+  AdamW op = operation(state, state.w, segments, scalars);
+  op.beta2 = 0.999;
+  op.second_moment_rounding = Rounding::stochastic;
+  const AdamWStep step = op.step_of(scalars, true);
+  REQUIRE(step.rest1 == static_cast<float>(1 - 0.9));
+  REQUIRE(step.rest2 == static_cast<float>(1 - 0.999));  // FP32's 1 - 0.999f is off by 5e-5 of it
+  REQUIRE(step.beta2_parts.hi == 1.0f);
+  REQUIRE(step.beta2_parts.lo == as_bf16(static_cast<float>(0.999 - 1.0)));
+  REQUIRE(step.learning_rate == scalars.learning_rate);
+  REQUIRE(step.bias1 == scalars.bias1);
+  REQUIRE(step.bias2 == scalars.bias2);
+  REQUIRE(step.gradient_scale == scalars.clip_factor);
+  REQUIRE(step.weight_decay == 0.1f);
+  REQUIRE(step.epsilon == 1e-8f);
+  REQUIRE(step.second_moment_rounding == Rounding::stochastic);
+  REQUIRE(op.step_of(scalars, false).weight_decay == 0);
+}
+
+OPERATION_TEST(adamw, "what is not allowed is named") {
+  State state(Strategy::mixed);
+  const TestTensor gradient(DType::bf16, kFlatElements);
+  const StepScalars scalars = step_scalars(1);
+  std::vector<Segment> segments = flat_layout();
+  const auto text = [&](auto change) -> std::string {
+    AdamW op = operation(state, gradient, segments, scalars);
+    change(op);
+    try {
+      op.check();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  REQUIRE(text([](AdamW&) {}).empty());
+  REQUIRE(text([](AdamW& o) { o.weight.type = DType::fp32; }) == "adamw: weight is fp32, needs bf16");
+  REQUIRE(text([](AdamW& o) { o.weight_extra = {}; }) == "adamw: weight_extra is absent, needs a BF16 or FP32 tensor");
+  REQUIRE(text([](AdamW& o) { o.second_moment_extra = o.weight; }) ==
+          "adamw: second_moment_extra is bf16, needs none under strategy mixed");
+  REQUIRE(text([](AdamW& o) { o.math = Math::bf16; }) ==
+          "adamw: math is bf16, needs fp32 under strategy mixed, which keeps FP32 states");
+  REQUIRE(text([](AdamW& o) { o.gradient = {}; }) == "adamw: gradient is absent, needs a BF16 or FP32 tensor");
+  REQUIRE(text([](AdamW& o) { o.beta1 = 1; }) == "adamw: beta1 is 1, needs at least 0 and below 1");
+  REQUIRE(text([](AdamW& o) { o.beta2 = -0.5; }) == "adamw: beta2 is -0.5, needs at least 0 and below 1");
+  REQUIRE(text([](AdamW& o) { o.epsilon = 0; }) == "adamw: epsilon is 0, needs a finite number above 0");
+  REQUIRE(text([](AdamW& o) { o.weight_decay = NAN; }) ==
+          "adamw: weight_decay is nan, needs a finite number of at least 0");
+  segments[2].offset = 5;
+  REQUIRE(text([](AdamW&) {}) == "adamw: segments[2].offset is 5, needs a multiple of 1024");
+}
+
+}  // namespace dither
