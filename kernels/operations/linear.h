@@ -37,7 +37,7 @@ struct LinearWeightGradient {
   ConstView dy;   // [N,O]
   ConstView x;    // [N,I]
   int64_t N, I, O;
-  bool accumulate;  // d_weight (FP32 only) keeps what it holds and gets the product added: head chunks
+  bool accumulate;  // d_weight and d_bias (FP32 only) keep what they hold and get the sums added: head chunks
   void* workspace;  // workspace_bytes(): FP32 [ceil(N/kRows),O] for the bias gradient
   int64_t workspace_bytes() const { return d_bias ? (N + kRows - 1) / kRows * O * 4 : 0; }
   void check() const;

@@ -33,7 +33,9 @@ void evaluate(const Options& options) {
     throw Error(weights + ": its config has no data.validation; name token shards with --data");
   }
 
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_beside(config.data.validation);
+  // The model's own tokenizer; where only the evaluated shards are at hand, theirs must be the same.
+  std::unique_ptr<Tokenizer> tokenizer = tokenizer_beside(config.data.train);
+  if (tokenizer == nullptr) tokenizer = tokenizer_beside(config.data.validation);
   Evaluator evaluator(config, tokenizer.get());  // before the engine: bad data is heard before memory is taken
   Engine engine(config);
   read_weights(weights, engine.table(), engine.optimizer());
