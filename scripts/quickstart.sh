@@ -21,6 +21,9 @@ cmake --build --preset release --parallel "$(nproc)"
 say "3/6 corpus: data/quickstart"
 scripts/prepare_quickstart.sh data/quickstart "$dither"
 
+# Threads that wait go to sleep early: 1 to 2 % slower on an idle machine, twice as fast beside other programs.
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000}
+
 say "4/6 training: configs/quickstart.json (Ctrl-C ends it early and keeps the weights)"
 "$dither" train configs/quickstart.json --overwrite "$@"
 

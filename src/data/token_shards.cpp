@@ -157,6 +157,16 @@ void TokenShards::read(int64_t shard, int64_t first, int64_t count, int64_t voca
                   from.path, static_cast<uint32_t>(out[offender]), first + offender, vocabulary, vocabulary - 1));
 }
 
+void TokenShards::check(int64_t vocabulary) const {
+  constexpr int64_t kPiece = 1 << 16;  // tokens at a time: stays in cache
+  std::vector<int32_t> piece(static_cast<size_t>(kPiece));
+  for (int64_t s = 0; s < shards(); ++s) {
+    for (int64_t first = 0; first < tokens(s); first += kPiece) {
+      read(s, first, std::min(kPiece, tokens(s) - first), vocabulary, piece.data());
+    }
+  }
+}
+
 int64_t TokenShards::count_of(int64_t shard, int64_t first, int64_t count, int32_t token) const {
   DITHER_ASSERT(shard >= 0 && shard < shards() && first >= 0 && count >= 0 && first <= tokens(shard) - count);
   const Shard& from = shards_[shard];

@@ -58,6 +58,9 @@ class TokenShards {
   /// Throws Error naming file and position if one of them is `vocabulary` or more: every token that is used is checked.
   void read(int64_t shard, int64_t first, int64_t count, int64_t vocabulary, int32_t* out) const;
 
+  /// Reads every token once, as read() does: so that a bad one is heard before a run begins and not in its midst.
+  void check(int64_t vocabulary) const;
+
   /// How many of the tokens [first, first + count) equal `token`.
   int64_t count_of(int64_t shard, int64_t first, int64_t count, int32_t token) const;
 

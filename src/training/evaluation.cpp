@@ -28,7 +28,7 @@ Evaluator::Evaluator(const Config& config, const Tokenizer* tokenizer)
       tokenizer_(tokenizer),
       shards_(config.data.validation),
       loader_(shards_, in_order(config)) {
-  loader_.load(0);  // bad tokens at the very beginning are heard before anything is trained
+  shards_.check(config.model.vocabulary);  // heard before anything is trained
 }
 
 EvaluationResult Evaluator::run(Engine& engine) {

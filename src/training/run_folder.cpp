@@ -28,7 +28,7 @@ void RunFolder::create(const Config& config) const {
     throw Error(path_ + ": the run's folder cannot be made: " + e.code().message());
   }
   std::ofstream file(path_ + "/config.json");
-  file << to_json(config) << "\n";
+  file << to_json(config);
   file.close();
   if (!file) throw Error(path_ + "/config.json cannot be written: is the disk full?");
 }

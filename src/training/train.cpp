@@ -32,6 +32,14 @@ std::optional<Tokenizer> tokenizer_of(const Config& config, const TokenShards& s
   return std::nullopt;
 }
 
+/// Tokens are checked when they are read; a corpus that takes no more than some seconds to read is checked whole before
+/// a run begins.
+const TokenShards& checked(const TokenShards& shards, int64_t vocabulary) {
+  constexpr int64_t kCheckedWhole = 2'000'000'000;
+  if (shards.tokens() <= kCheckedWhole) shards.check(vocabulary);
+  return shards;
+}
+
 std::string data_text(const Config& config, const TokenShards& shards) {
   const double seen = static_cast<double>(config.steps) * static_cast<double>(config.batch.tokens_per_step);
   return fmt::format("{}: {} shards, {} tokens; {} steps see {:.2f} of them    from sample 0, seed {}",
@@ -46,7 +54,7 @@ class Run {
       : config_(config),
         folder_(config, options.overwrite),
         shards_(config.data.train),
-        tokenizer_(tokenizer_of(config, shards_)),
+        tokenizer_(tokenizer_of(config, checked(shards_, config.model.vocabulary))),
         backend_(make_backend(config)),
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_)),

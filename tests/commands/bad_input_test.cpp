@@ -44,9 +44,9 @@ TEST_CASE("a bad shard is refused by name, for training and for validation") {
   std::string wrong_magic = tokens(100), wrong_version = tokens(100), wrong_width = tokens(100);
   put<uint32_t>(wrong_magic, 0, 20240521);
   put<uint32_t>(wrong_version, 4, 2);
-  wrong_width.append(200, '\0');  // 32-bit tokens behind the header of 16-bit ones
-  std::vector<uint16_t> beyond(100, 7);
-  beyond[40] = 257;
+  wrong_width.append(200, '\0');           // 32-bit tokens behind the header of 16-bit ones
+  std::vector<uint16_t> beyond(20000, 7);  // far behind the first batch
+  beyond[15000] = 257;
   const std::vector<Bad> bad = {
       {"empty", "", {"empty", "dither tokenize"}},
       {"header", std::string(500, '\0'), {"truncated", "500 bytes", "1024"}},
@@ -54,7 +54,7 @@ TEST_CASE("a bad shard is refused by name, for training and for validation") {
       {"magic", wrong_magic, {"not a token shard", "20240521", "20240520"}},
       {"version", wrong_version, {"version 2", "version 1"}},
       {"width", wrong_width, {"longer than its header says", "100 tokens of 2 bytes"}},
-      {"vocabulary", shard_bytes(beyond), {"token 257", "position 40", "model.vocabulary"}},
+      {"vocabulary", shard_bytes(beyond), {"token 257", "position 15000", "model.vocabulary"}},
       {"short", tokens(32), {"shorter than one sequence", "32 tokens", "33", "model.sequence_length"}},
   };
   const Workplace place;

@@ -89,6 +89,22 @@ TEST_CASE("a token beyond the vocabulary is refused wherever it stands, with its
               "token 2147483653 at position " + std::to_string(place)));
 }
 
+// Catches: a check that ends with the first piece or shard, pieces with a gap between them.
+TEST_CASE("the check of a whole corpus finds a bad token behind all good ones") {
+  const TemporaryFolder folder;
+  std::vector<uint16_t> tokens(200001, 3);
+  write_file(folder / "a.bin", shard_bytes(tokens));
+  for (const size_t place : {size_t{65535}, size_t{65536}, size_t{200000}}) {
+    tokens[place] = 9;
+    write_file(folder / "b.bin", shard_bytes(tokens));
+    const TokenShards shards(folder / "*.bin");
+    REQUIRE(
+        has(error_of([&] { shards.check(9); }), folder / "b.bin" + ": token 9 at position " + std::to_string(place)));
+    shards.check(10);
+    tokens[place] = 3;
+  }
+}
+
 // Catches: each check left out; a message that does not say which file, what was found and what to do.
 TEST_CASE("a damaged or foreign shard is refused with its reason") {
   const TemporaryFolder folder;
