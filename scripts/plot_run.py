@@ -143,7 +143,7 @@ def plot_quality(axes, steps):
     right.set_ylabel("imprecision (%)")
     right.set_ylim(0, 100)
     right.spines["top"].set_visible(False)
-    axes.legend(handles=lines, frameon=False, loc="best")
+    axes.legend(handles=lines, frameon=False, loc="center left", bbox_to_anchor=(0, 0.62))
 
 
 if __name__ == "__main__":

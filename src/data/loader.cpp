@@ -12,6 +12,15 @@
 
 namespace dither {
 
+LoaderOptions loader_options(const Config& config, bool shuffle) {
+  return {.seed = config.seed,
+          .shuffle = shuffle,
+          .sequence_length = config.model.sequence_length,
+          .micro_batch_size = config.batch.micro_batch_size,
+          .vocabulary = config.model.vocabulary,
+          .ignore_token = config.data.ignore_token};
+}
+
 Loader::Loader(const TokenShards& shards, const LoaderOptions& options) : shards_(shards), options_(options) {
   const int64_t T = options.sequence_length, B = options.micro_batch_size;
   DITHER_ASSERT(T > 0 && B > 0);

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/operations/loss.h"  // kIgnoredTarget
+#include "src/config/config.h"
 #include "src/data/token_shards.h"
 
 namespace dither {
@@ -34,6 +35,9 @@ struct LoaderOptions {
   int64_t vocabulary = 0;        // token ids must lie below it
   int32_t ignore_token = -1;     // targets equal to it are not counted in the loss; -1: all are
 };
+
+/// The options that a config asks for.
+LoaderOptions loader_options(const Config& config, bool shuffle);
 
 /// All methods belong to one thread; the loader keeps a second thread of its own for prefetch().
 class Loader {

@@ -8,26 +8,13 @@
 
 namespace dither {
 
-namespace {
-
-LoaderOptions in_order(const Config& config) {
-  return {.seed = config.seed,
-          .shuffle = false,
-          .sequence_length = config.model.sequence_length,
-          .micro_batch_size = config.batch.micro_batch_size,
-          .vocabulary = config.model.vocabulary,
-          .ignore_token = config.data.ignore_token};
-}
-
-}  // namespace
-
 Evaluator::Evaluator(const Config& config, const Tokenizer* tokenizer)
     : options_(config.evaluation),
       sequence_length_(config.model.sequence_length),
       micro_batch_size_(config.batch.micro_batch_size),
       tokenizer_(tokenizer),
       shards_(config.data.validation),
-      loader_(shards_, in_order(config)) {
+      loader_(shards_, loader_options(config, false)) {
   shards_.check(config.model.vocabulary);  // heard before anything is trained
 }
 

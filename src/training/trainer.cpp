@@ -8,21 +8,8 @@
 
 namespace dither {
 
-namespace {
-
-LoaderOptions shuffled(const Config& config) {
-  return {.seed = config.seed,
-          .shuffle = true,
-          .sequence_length = config.model.sequence_length,
-          .micro_batch_size = config.batch.micro_batch_size,
-          .vocabulary = config.model.vocabulary,
-          .ignore_token = config.data.ignore_token};
-}
-
-}  // namespace
-
 Trainer::Trainer(Engine& engine, const TokenShards& shards)
-    : engine_(engine), loader_(shards, shuffled(engine.config())), guards_(engine.config().guards) {
+    : engine_(engine), loader_(shards, loader_options(engine.config(), true)), guards_(engine.config().guards) {
   loader_.load(0);  // a bad token at the very beginning is heard before a run's folder is made
 }
 
