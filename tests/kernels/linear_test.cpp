@@ -163,7 +163,7 @@ OPERATION_TEST(linear_forward, "the GELU epilogue is linear followed by GELU, bi
 }
 
 // Catches: the weight used as its transpose, a sum over the wrong index.
-OPERATION_TEST(linear_input_gradient, "integers give the exact sums; reals stay within the roundings") {
+OPERATION_TEST(linear_input_gradient, "integers give the exact sums, reals stay within the roundings") {
   const auto type = GENERATE(DType::bf16, DType::fp32);
   for (const Sizes& s : kSizes) {
     TestTensor dx(type, s.N * s.I);
@@ -178,7 +178,7 @@ OPERATION_TEST(linear_input_gradient, "integers give the exact sums; reals stay 
 }
 
 // Catches: x and dy exchanged, a BF16 result accumulated in BF16, an FP32 gradient of BF16 operands rounded to BF16.
-OPERATION_TEST(linear_weight_gradient, "integers give the exact sums; reals stay within the roundings") {
+OPERATION_TEST(linear_weight_gradient, "integers give the exact sums, reals stay within the roundings") {
   const auto type = GENERATE(DType::bf16, DType::fp32);
   const auto gradient_type = GENERATE(DType::bf16, DType::fp32);
   for (const Sizes& s : kSizes) {

@@ -99,7 +99,7 @@ OPERATION_TEST(initialise, "the deviates have their mean and deviation and neigh
   REQUIRE(std::fabs(neighbours) < 5 * root);
 }
 
-OPERATION_TEST(initialise, "std 0 gives a constant; seed and tensor choose the draw; bad input is named") {
+OPERATION_TEST(initialise, "std 0 gives a constant, seed and tensor choose the draw, bad input is named") {
   TestTensor weight(DType::bf16, 100), other(DType::bf16, 100);
   Initialise op = initial(Strategy::bf16_sr, weight, {}, 100);
   op.mean = 1;
