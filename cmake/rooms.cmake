@@ -1,4 +1,5 @@
-# How every room is compiled, and dither_room(): a static library of all sources in a folder.
+# How every room is compiled, dither_room(): a static library of all sources in a folder, and dither_embed_text(): a
+# text file as a function of a room.
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -36,4 +37,15 @@ function(dither_room name)
   set_target_properties(dither_${name} PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(dither_${name} PUBLIC ${ROOM_LINKS})
   target_compile_options(dither_${name} PRIVATE ${DITHER_WARNINGS})
+endfunction()
+
+# dither_embed_text(room TEXT file HEADER path FUNCTION name): FUNCTION, declared in HEADER, returns the text of TEXT.
+function(dither_embed_text room)
+  cmake_parse_arguments(EMBED "" "TEXT;HEADER;FUNCTION" "" ${ARGN})
+  set(script ${PROJECT_SOURCE_DIR}/cmake/embed_text.cmake)
+  set(source ${PROJECT_BINARY_DIR}/${EMBED_FUNCTION}.cpp)
+  add_custom_command(OUTPUT ${source} DEPENDS ${PROJECT_SOURCE_DIR}/${EMBED_TEXT} ${script} VERBATIM
+    COMMAND ${CMAKE_COMMAND} -DTEXT=${PROJECT_SOURCE_DIR}/${EMBED_TEXT} -DHEADER=${EMBED_HEADER}
+            -DFUNCTION=${EMBED_FUNCTION} -DSOURCE=${source} -P ${script})
+  target_sources(dither_${room} PRIVATE ${source})
 endfunction()

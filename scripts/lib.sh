@@ -1,8 +1,10 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts share. Source it from the root of the repository: . scripts/lib.sh
 
-readonly build_packages=(g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev)
-readonly test_packages=(catch2)
+readonly build_packages=(g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev
+  libxxhash-dev)
+readonly report_packages=(python3-matplotlib python3-scipy) # of dither compare and dither report
+readonly test_packages=(catch2 patch "${report_packages[@]}")
 
 say() { echo "== $*"; }
 

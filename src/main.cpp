@@ -11,6 +11,7 @@
 #include <new>
 #include <system_error>
 
+#include "base/commit.h"
 #include "base/error.h"
 #include "src/commands/commands.h"
 
@@ -49,7 +50,7 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
     check_command(app, argc > 1 ? argv[1] : "");
     app.parse(argc, argv);  // runs the command
   } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
     const auto chosen = app.get_subcommands();
     const std::string command = chosen.empty() ? "dither" : "dither " + chosen.front()->get_name();
     throw dither::Error(command + ": " + e.what() + "\n       " + command + " --help shows what is allowed");
@@ -66,6 +67,8 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
 int main(int argc, char** argv) {
   CLI::App app(kDescription, "dither");
   app.set_help_flag("-h,--help", "Show this help and exit");
+  app.set_version_flag("--version", std::string("dither " DITHER_VERSION ", commit ") + dither::commit(),
+                       "Show version and commit and exit");
   app.footer(kFooter);
   app.get_formatter()->column_width(kHelpColumn);
   app.get_formatter()->label("SUBCOMMAND", "COMMAND");
@@ -73,6 +76,8 @@ int main(int argc, char** argv) {
   app.get_formatter()->label("REQUIRED", "(required)");
 
   dither::add_train_command(app);
+  dither::add_compare_command(app);
+  dither::add_report_command(app);
   dither::add_evaluate_command(app);
   dither::add_sample_command(app);
   dither::add_tokenize_command(app);

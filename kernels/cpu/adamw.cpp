@@ -1,7 +1,8 @@
 // AdamW on the CPU: fetches a leaf's state, calls adamw_update() (numerics/adamw.h) for each element, stores it back.
 //
-// One instance of the leaf's loop for each strategy, math and with or without sums, chosen once a step. Dithers are
-// drawn for a whole leaf before its loop and only for what the strategy rounds stochastically. With sums, the loop also
+// One instance of the leaf's loop for each strategy, types of its moments, math, with or without stochastic moments and
+// with or without sums, chosen once a step. Dithers are drawn for a whole leaf before its loop and only for what is
+// rounded stochastically. With sums, the loop also
 // leaves D and the weights before and after in small arrays, over which the sums of a leaf run in their fixed order.
 //
 // Floor   bytes of state read and written and of gradient read: 14 a parameter for bf16_sr, 32 for mixed.
@@ -22,8 +23,7 @@ namespace {
 struct Leaf {
   void *w, *extra, *m, *v, *v_extra;
   const float* gradient;
-  const uint16_t* weight_dithers;
-  const uint16_t* v_dithers;
+  const uint16_t *weight_dithers, *m_dithers, *v_dithers;
   int64_t count;
 };
 
@@ -38,6 +38,7 @@ template <DType kType>
 float fetch(const void* data, int64_t i) {
   if constexpr (kType == DType::bf16) return to_float(static_cast<const Bf16*>(data)[i]);
   if constexpr (kType == DType::fp32) return static_cast<const float*>(data)[i];
+  if constexpr (kType == DType::int16) return static_cast<const int16_t*>(data)[i];
   return 0;
 }
 
@@ -48,25 +49,36 @@ void put(void* data, int64_t i, float value) {
     static_cast<Bf16*>(data)[i] = {static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16)};
   }
   if constexpr (kType == DType::fp32) static_cast<float*>(data)[i] = value;
+  if constexpr (kType == DType::int16) static_cast<int16_t*>(data)[i] = static_cast<int16_t>(value);
 }
+
+/// What an instance of the loop is made for.
+struct Variant {
+  Strategy strategy;
+  DType first_moment, second_moment;
+  Math math;
+  bool stochastic_moments;  // false: both moments are rounded to nearest, whatever AdamWStep says
+  bool sums;
+};
 
 /// Element i of a leaf. Apart from the loop, because GCC does not vectorise one that declares structures itself;
 /// inlined with all it calls, because a single call left in the loop makes it thirty times slower.
-template <Strategy kStrategy, Math kMath, bool kSums>
+template <Variant kVariant>
 [[gnu::flatten, gnu::always_inline]] inline void update_element(const Leaf& a, const AdamWStep& step, Trace& trace,
                                                                 int64_t i) {
-  constexpr StrategyInfo info = kStrategies[static_cast<size_t>(kStrategy)];
-  const AdamWState state = {fetch<info.weight>(a.w, i), fetch<info.weight_extra>(a.extra, i),
-                            fetch<info.first_moment>(a.m, i), fetch<info.second_moment>(a.v, i),
-                            fetch<info.second_moment_extra>(a.v_extra, i)};
-  const AdamWDithers dithers = {a.weight_dithers[i], a.v_dithers[i]};
-  const AdamWUpdate next = adamw_update<kStrategy, kMath>(state, a.gradient[i], dithers, step);
+  constexpr Strategy kStrategy = kVariant.strategy;
+  constexpr DType kFirst = kVariant.first_moment, kSecond = kVariant.second_moment;
+  constexpr StrategyInfo info = strategy_info(kStrategy);
+  const AdamWState state = {fetch<info.weight>(a.w, i), fetch<info.weight_extra>(a.extra, i), fetch<kFirst>(a.m, i),
+                            fetch<kSecond>(a.v, i), fetch<info.second_moment_extra>(a.v_extra, i)};
+  const AdamWDithers dithers = {a.weight_dithers[i], a.m_dithers[i], a.v_dithers[i]};
+  const AdamWUpdate next = adamw_update<kStrategy, kVariant.math, kFirst, kSecond>(state, a.gradient[i], dithers, step);
   put<info.weight>(a.w, i, next.state.w);
   put<info.weight_extra>(a.extra, i, next.state.extra);
-  put<info.first_moment>(a.m, i, next.state.m);
-  put<info.second_moment>(a.v, i, next.state.v);
+  put<kFirst>(a.m, i, next.state.m);
+  put<kSecond>(a.v, i, next.state.v);
   put<info.second_moment_extra>(a.v_extra, i, next.state.v_extra);
-  if constexpr (kSums) {
+  if constexpr (kVariant.sums) {
     trace.intended[i] = next.intended;
     trace.before[i] = state.w;
     trace.after[i] = next.state.w;
@@ -74,46 +86,88 @@ template <Strategy kStrategy, Math kMath, bool kSums>
   }
 }
 
-template <Strategy kStrategy, Math kMath, Rounding kSecondMoment, bool kSums>
+template <Variant kVariant>
 void update_leaf(const Leaf& leaf, const AdamWStep& scalars, Trace& trace) {
   const Leaf a = leaf;  // copies, which no store of the loop can change
   AdamWStep step = scalars;
-  step.second_moment_rounding = kSecondMoment;  // as a constant: otherwise the loop computes both and selects
+  if (!kVariant.stochastic_moments) {  // as constants: otherwise the loop computes both roundings and selects
+    step.first_moment_rounding = step.second_moment_rounding = Rounding::nearest;
+  }
 #pragma omp simd
-  for (int64_t i = 0; i < a.count; ++i) update_element<kStrategy, kMath, kSums>(a, step, trace, i);
+  for (int64_t i = 0; i < a.count; ++i) update_element<kVariant>(a, step, trace, i);
 }
 
 using LeafUpdate = void (*)(const Leaf&, const AdamWStep&, Trace&);
 
-/// Of a BF16 v without a second component: the only one whose rounding is a choice.
-constexpr bool chooses_rounding(const StrategyInfo& s) {
-  return s.second_moment == DType::bf16 && s.second_moment_extra == DType::none;
+bool draws_first(const AdamW& op) {
+  return op.first_moment.type == DType::bf16 && op.first_moment_rounding == Rounding::stochastic;
 }
 
-template <Strategy kStrategy, Math kMath, bool kSums>
-LeafUpdate rule_of(Rounding second_moment) {
-  if constexpr (chooses_rounding(kStrategies[static_cast<size_t>(kStrategy)])) {
-    if (second_moment == Rounding::stochastic) return update_leaf<kStrategy, kMath, Rounding::stochastic, kSums>;
+/// A second moment with a second component has no choice of rounding.
+bool draws_second(const AdamW& op) {
+  return op.second_moment.type == DType::bf16 && !op.second_moment_extra &&
+         op.second_moment_rounding == Rounding::stochastic;
+}
+
+// The following four settle one member of the variant each by what `op` asks for, and compile what can occur alone.
+
+template <Variant kVariant>
+LeafUpdate with_sums(const AdamW& op) {
+  constexpr auto with = [](bool sums) {
+    Variant v = kVariant;
+    v.sums = sums;
+    return v;
+  };
+  return op.sums != nullptr ? update_leaf<with(true)> : update_leaf<with(false)>;
+}
+
+template <Variant kVariant>
+LeafUpdate with_rounding(const AdamW& op) {
+  if constexpr (kVariant.first_moment == DType::bf16 || kVariant.second_moment == DType::bf16) {
+    constexpr Variant kStochastic = [] {
+      Variant v = kVariant;
+      v.stochastic_moments = true;
+      return v;
+    }();
+    if (draws_first(op) || draws_second(op)) return with_sums<kStochastic>(op);
   }
-  return update_leaf<kStrategy, kMath, Rounding::nearest, kSums>;
+  return with_sums<kVariant>(op);
+}
+
+template <Variant kVariant>
+LeafUpdate with_math(const AdamW& op) {
+  if constexpr (all_bf16(strategy_info(kVariant.strategy))) {  // check() sees to it
+    constexpr Variant kLiteral = [] {
+      Variant v = kVariant;
+      v.math = Math::bf16;
+      return v;
+    }();
+    if (op.math == Math::bf16) return with_rounding<kLiteral>(op);
+  }
+  return with_rounding<kVariant>(op);
 }
 
 template <Strategy kStrategy>
-LeafUpdate rule_of(const AdamW& op) {
-  const bool sums = op.sums != nullptr;
-  const Rounding v = op.second_moment_rounding;
-  if constexpr (kStrategies[static_cast<size_t>(kStrategy)].second_moment == DType::bf16) {  // check() sees to it
-    if (op.math == Math::bf16) {
-      return sums ? rule_of<kStrategy, Math::bf16, true>(v) : rule_of<kStrategy, Math::bf16, false>(v);
-    }
+LeafUpdate with_moments(const AdamW& op) {
+  constexpr StrategyInfo info = strategy_info(kStrategy);
+  constexpr auto with = [](DType first, DType second) {
+    return Variant{kStrategy, first, second, Math::fp32, false, false};
+  };
+  constexpr DType kBf16 = DType::bf16, kFp32 = DType::fp32;
+  if constexpr (info.free_moments) {
+    const bool first = op.first_moment.type == kBf16, second = op.second_moment.type == kBf16;
+    if (first && second) return with_math<with(kBf16, kBf16)>(op);
+    if (first) return with_math<with(kBf16, kFp32)>(op);
+    if (second) return with_math<with(kFp32, kBf16)>(op);
+    return with_math<with(kFp32, kFp32)>(op);
   }
-  return sums ? rule_of<kStrategy, Math::fp32, true>(v) : rule_of<kStrategy, Math::fp32, false>(v);
+  return with_math<with(info.first_moment, info.second_moment)>(op);
 }
 
 /// One entry for each line of the table of strategies.
 template <size_t... kIndex>
 LeafUpdate find_rule(const AdamW& op, std::index_sequence<kIndex...>) {
-  constexpr LeafUpdate (*rules[])(const AdamW&) = {rule_of<kStrategies[kIndex].id>...};
+  constexpr LeafUpdate (*rules[])(const AdamW&) = {with_moments<kStrategies[kIndex].id>...};
   return rules[static_cast<size_t>(op.strategy)](op);
 }
 
@@ -123,17 +177,16 @@ void add_leaf(UpdateSums& sums, const Trace& t, int64_t count) {
       leaf_sum(count, [&](int64_t i) { return (double{t.after[i]} - double{t.before[i]}) * -double{t.intended[i]}; }));
   sums.full_dot.add(leaf_sum(count, [&](int64_t i) { return t.full_change[i] * -double{t.intended[i]}; }));
   sums.weight_squared.add(leaf_sum(count, [&](int64_t i) { return double{t.before[i]} * double{t.before[i]}; }));
-  int64_t unchanged = 0;
-  for (int64_t i = 0; i < count; ++i) unchanged += t.after[i] == t.before[i] && t.intended[i] != 0;
+  int32_t unchanged = 0, octaves = 0, sized = 0;  // 1,024 sizes of at most 2^16
+  for (int64_t i = 0; i < count; ++i) {
+    unchanged += t.after[i] == t.before[i] && t.intended[i] != 0;
+    const bool counts = has_size(t.intended[i], t.before[i]);
+    sized += counts;
+    octaves += counts ? log2_ulps(t.intended[i], t.before[i]) : 0;
+  }
   sums.unchanged += unchanged;
-}
-
-void add_sums(UpdateSums& to, const UpdateSums& from) {
-  to.intended_squared.add(from.intended_squared);
-  to.effective_dot.add(from.effective_dot);
-  to.full_dot.add(from.full_dot);
-  to.weight_squared.add(from.weight_squared);
-  to.unchanged += from.unchanged;
+  sums.octaves += octaves;
+  sums.sized += sized;
 }
 
 }  // namespace
@@ -141,21 +194,22 @@ void add_sums(UpdateSums& to, const UpdateSums& from) {
 void CpuBackend::adamw(const AdamW& op, Stream) {
   op.check();
   if (op.scalars->apply == 0) return;
-  const StrategyInfo& info = strategy_info(op.strategy);
-  const bool weight_draws = info.write == WeightWrite::stochastic;
-  const bool v_draws = chooses_rounding(info) && op.second_moment_rounding == Rounding::stochastic;
+  const bool weight_draws = strategy_info(op.strategy).write == WeightWrite::stochastic;
+  const bool m_draws = draws_first(op), v_draws = draws_second(op);
   const LeafUpdate update = find_rule(op, std::make_index_sequence<kStrategies.size()>());
   const AdamWStep with_decay = op.step_of(*op.scalars, true), without_decay = op.step_of(*op.scalars, false);
   std::mutex merge;
 
   parallel_parts(threads_, op.segments, op.segment_count, [&](const Segment& s, int64_t begin, int64_t end) {
-    alignas(64) uint16_t weight_dithers[kLeafElements] = {}, v_dithers[kLeafElements] = {};
+    alignas(64) uint16_t weight_dithers[kLeafElements] = {}, m_dithers[kLeafElements] = {};
+    alignas(64) uint16_t v_dithers[kLeafElements] = {};
     alignas(64) float widened[kLeafElements];
     Trace trace;
     UpdateSums sums;
     for_each_leaf(begin, end, [&](int64_t first, int64_t count) {
       const auto noise = [&](RandomStream stream) { return NoiseId{op.seed, s.tensor, op.scalars->step, stream, 0}; };
       if (weight_draws) draw_dithers(noise(RandomStream::weight), s.first + first, weight_dithers);
+      if (m_draws) draw_dithers(noise(RandomStream::first_moment), s.first + first, m_dithers);
       if (v_draws) draw_dithers(noise(RandomStream::second_moment), s.first + first, v_dithers);
       const int64_t at = s.offset + first;
       const Leaf leaf = {.w = op.weight.at(at).data,
@@ -165,6 +219,7 @@ void CpuBackend::adamw(const AdamW& op, Stream) {
                          .v_extra = op.second_moment_extra.at(at).data,
                          .gradient = leaf_as_fp32(op.gradient, at, count, widened),
                          .weight_dithers = weight_dithers,
+                         .m_dithers = m_dithers,
                          .v_dithers = v_dithers,
                          .count = count};
       update(leaf, s.decay ? with_decay : without_decay, trace);
@@ -172,7 +227,7 @@ void CpuBackend::adamw(const AdamW& op, Stream) {
     });
     if (op.sums != nullptr) {
       const std::lock_guard lock(merge);  // once a part; the additions are free of order
-      add_sums(op.sums[s.group], sums);
+      op.sums[s.group].add(sums);
     }
   });
 }

@@ -15,18 +15,11 @@
 namespace dither {
 namespace {
 
-/// Stores the FP32 draw by strategy: the weight, and in `extra` the rest of an expansion or the draw itself.
-void put_initial(const Initialise& op, WeightWrite write, int64_t i, float w32) {
-  float stored = w32;
-  if (op.weight.type == DType::bf16) {
-    op.weight.bf16()[i] = round_nearest(w32);
-    stored = as_bf16(w32);
-  } else {
-    op.weight.fp32()[i] = w32;
-  }
-  if (!op.extra) return;
-  if (write == WeightWrite::grow) op.extra.bf16()[i] = round_nearest(w32 - stored);
-  if (write == WeightWrite::master) op.extra.fp32()[i] = w32;
+/// Value i of a view, given as the float that travels.
+void put(View view, int64_t i, float value) {
+  if (view.type == DType::fp32) view.fp32()[i] = value;
+  if (view.type == DType::bf16) view.bf16()[i] = round_nearest(value);  // exact
+  if (view.type == DType::int16) static_cast<int16_t*>(view.data)[i] = static_cast<int16_t>(value);
 }
 
 /// sum[i] = RN or SR of (sum[i] + addend[i]), or of addend[i] alone.
@@ -58,7 +51,10 @@ void CpuBackend::initialise(const Initialise& op, Stream) {
       const int64_t count = std::min(kDrawn, part_end - begin);
       for (int64_t i = 0; i < count; ++i) {
         const double z = op.std != 0 ? normal_deviate(words[i]) : 0.0;
-        put_initial(op, write, begin + i, static_cast<float>(op.mean + op.std * z));
+        const float draw = static_cast<float>(op.mean + op.std * z);
+        const StoredWeight stored = with_weight_rule(write, [draw](auto rule) { return rule.initial(draw); });
+        put(op.weight, begin + i, stored.w);
+        if (op.extra) put(op.extra, begin + i, stored.extra);
       }
     }
   });

@@ -22,7 +22,6 @@
 
 // Without 512-bit registers compilers warn about how such a vector is passed to a function. It never is.
 #pragma GCC diagnostic ignored "-Wpsabi"
-#define DITHER_INLINE [[gnu::always_inline]] inline
 
 namespace dither {
 

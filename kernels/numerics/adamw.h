@@ -13,6 +13,7 @@
 
 #include "kernels/numerics/expansion.h"
 #include "kernels/numerics/strategy.h"
+#include "kernels/numerics/weight_write.h"
 
 namespace dither {
 
@@ -27,17 +28,19 @@ struct AdamWStep {
   float weight_decay;               // 0 for tensors that do not decay
   float gradient_scale;             // clip factor
   Expansion beta2_parts;            // RN(b2), RN(b2 - RN(b2)): collage_plus
+  Rounding first_moment_rounding;   // of a BF16 m
   Rounding second_moment_rounding;  // of a BF16 v without a second component
 };
 
-/// One parameter's state. `extra` is dw of an expansion or the master weight; `v_extra` is dv. Absent parts are 0.
+/// One parameter's state. `extra` is the weight's second component (weight_write.h), `v_extra` is dv. Absent parts are
+/// 0.
 struct AdamWState {
   float w, extra, m, v, v_extra;
 };
 
 /// Uniform on 0..65535, drawn for this element, tensor and step alone; used where the strategy rounds stochastically.
 struct AdamWDithers {
-  uint16_t weight, second_moment;
+  uint16_t weight, first_moment, second_moment;
 };
 
 /// `intended` is D in FP32 before any rounding of it; EDQ compares -D with what happened to the weight.
@@ -46,33 +49,54 @@ struct AdamWUpdate {
   float intended;
 };
 
-/// The value that the whole state stands for: hi + lo of an expansion, the master weight, or the weight itself.
 template <Strategy kStrategy>
-DITHER_HOST_DEVICE inline double full_weight(const AdamWState& s) {
-  constexpr StrategyInfo info = kStrategies[static_cast<size_t>(kStrategy)];
-  if constexpr (info.write == WeightWrite::grow) return static_cast<double>(s.w) + static_cast<double>(s.extra);
-  if constexpr (info.write == WeightWrite::master) return static_cast<double>(s.extra);
-  return static_cast<double>(s.w);
+using RuleOf = WeightRule<strategy_info(kStrategy).write>;
+
+/// The value that the whole state stands for, exactly.
+template <Strategy kStrategy>
+DITHER_INLINE double full_weight(const AdamWState& s) {
+  return RuleOf<kStrategy>::full({s.w, s.extra});
+}
+
+/// x as a moment of type kType holds it.
+template <DType kType>
+DITHER_INLINE float as_moment(float x, Rounding rounding, uint16_t dither) {
+  if constexpr (kType == DType::fp32) return x;
+  return rounding == Rounding::stochastic ? to_float(round_stochastic(x, dither)) : as_bf16(x);
+}
+
+/// log2(|D| / ulp(w)) in units of 1 / kOctave, with log2 linear between powers of two (at most 0.086 too low): whole
+/// numbers, so that sums over them have no order. Meaningful where has_size(): D and w normal numbers.
+constexpr int32_t kOctave = 256;
+DITHER_INLINE bool has_size(float d, float w) {
+  constexpr uint32_t kExponent = 0x7F800000u;
+  return (std::bit_cast<uint32_t>(d) & kExponent) != 0 && (std::bit_cast<uint32_t>(w) & kExponent) != 0;
+}
+DITHER_INLINE int32_t log2_ulps(float d, float w) {
+  const int32_t size = static_cast<int32_t>((std::bit_cast<uint32_t>(d) & 0x7FFFFFFFu) >> 15);
+  const int32_t exponent = static_cast<int32_t>((std::bit_cast<uint32_t>(w) & 0x7FFFFFFFu) >> 23);
+  return size - (exponent - 7) * kOctave;  // 7 stored mantissa bits; the two biases cancel
 }
 
 /// D with every operation rounded to BF16; a product added to something (addcmul) counts as one operation.
-DITHER_HOST_DEVICE inline float intended_bf16(float m, float v, float w, const AdamWStep& step) {
+DITHER_INLINE float intended_bf16(float m, float v, float w, const AdamWStep& step) {
   const float denominator = bf16_add(as_bf16(sqrtf(as_bf16(v / step.bias2))), step.epsilon);
   const float direction = as_bf16(as_bf16(m / step.bias1) / denominator);
   return bf16_mul(step.learning_rate, as_bf16(direction + step.weight_decay * w));
 }
 
-DITHER_HOST_DEVICE inline float intended_fp32(float m, float v, float w, const AdamWStep& step) {
+DITHER_INLINE float intended_fp32(float m, float v, float w, const AdamWStep& step) {
   const float direction = (m / step.bias1) / (sqrtf(v / step.bias2) + step.epsilon);
   return step.learning_rate * (direction + step.weight_decay * w);
 }
 
-/// The update of one element. Promise for bf16_sr: the mean of w' over all 65,536 dithers is the FP32 value w - D
-/// exactly, unless that overflows BF16. kMath bf16 is for strategies whose states are all BF16.
-template <Strategy kStrategy, Math kMath>
-DITHER_HOST_DEVICE inline AdamWUpdate adamw_update(const AdamWState& s, float gradient, AdamWDithers dithers,
-                                                   const AdamWStep& step) {
-  constexpr StrategyInfo info = kStrategies[static_cast<size_t>(kStrategy)];
+/// The update of one element. kFirst, kSecond: types of the moments, where the strategy leaves them free. kMath bf16 is
+/// for strategies whose states are all BF16.
+template <Strategy kStrategy, Math kMath, DType kFirst = strategy_info(kStrategy).first_moment,
+          DType kSecond = strategy_info(kStrategy).second_moment>
+DITHER_INLINE AdamWUpdate adamw_update(const AdamWState& s, float gradient, AdamWDithers dithers,
+                                       const AdamWStep& step) {
+  using Rule = RuleOf<kStrategy>;
   constexpr bool kLiteral = kMath == Math::bf16;
   AdamWState next = s;
 
@@ -80,10 +104,10 @@ DITHER_HOST_DEVICE inline AdamWUpdate adamw_update(const AdamWState& s, float gr
   const float g = kLiteral ? as_bf16(scaled) : scaled;
   const float decayed_m = step.beta1 * s.m;
   const float m = (kLiteral ? as_bf16(decayed_m) : decayed_m) + step.rest1 * g;
-  next.m = info.first_moment == DType::bf16 ? as_bf16(m) : m;
+  next.m = as_moment<kFirst>(m, step.first_moment_rounding, dithers.first_moment);
 
   float v;
-  if constexpr (info.second_moment_extra == DType::bf16) {
+  if constexpr (strategy_info(kStrategy).second_moment_extra == DType::bf16) {
     const Expansion decayed = multiply({s.v, s.v_extra}, step.beta2_parts);
     const Expansion grown = grow(decayed, as_bf16(step.rest2 * g * g));
     v = next.v = grown.hi;
@@ -91,35 +115,15 @@ DITHER_HOST_DEVICE inline AdamWUpdate adamw_update(const AdamWState& s, float gr
   } else {
     const float decayed_v = step.beta2 * s.v;
     v = (kLiteral ? as_bf16(decayed_v) : decayed_v) + step.rest2 * g * g;
-    if constexpr (info.second_moment == DType::bf16) {
-      const bool stochastic = step.second_moment_rounding == Rounding::stochastic;
-      next.v = stochastic ? to_float(round_stochastic(v, dithers.second_moment)) : as_bf16(v);
-    } else {
-      next.v = v;
-    }
+    next.v = as_moment<kSecond>(v, step.second_moment_rounding, dithers.second_moment);
   }
 
-  float intended;
-  if constexpr (kLiteral) {
-    intended = intended_bf16(next.m, next.v, s.w, step);
-  } else {
-    intended = intended_fp32(m, v, info.write == WeightWrite::master ? s.extra : s.w, step);
-  }
-
-  if constexpr (info.write == WeightWrite::exact) next.w = s.w - intended;
-  if constexpr (info.write == WeightWrite::nearest) next.w = as_bf16(s.w - intended);
-  if constexpr (info.write == WeightWrite::stochastic) {
-    next.w = to_float(round_stochastic(s.w - intended, dithers.weight));
-  }
-  if constexpr (info.write == WeightWrite::grow) {
-    const Expansion grown = grow({s.w, s.extra}, as_bf16(-intended));
-    next.w = grown.hi;
-    next.extra = grown.lo;
-  }
-  if constexpr (info.write == WeightWrite::master) {
-    next.extra = s.extra - intended;
-    next.w = as_bf16(next.extra);
-  }
+  const StoredWeight w = {s.w, s.extra};
+  const float intended =
+      kLiteral ? intended_bf16(next.m, next.v, s.w, step) : intended_fp32(m, v, Rule::value(w), step);
+  const StoredWeight written = Rule::subtract(w, intended, dithers.weight);
+  next.w = written.w;
+  next.extra = written.extra;
   return {next, intended};
 }
 

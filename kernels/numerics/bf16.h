@@ -18,11 +18,11 @@ struct Bf16 {
 };
 
 /// Every BF16 is an FP32, so this is exact.
-DITHER_HOST_DEVICE inline float to_float(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+DITHER_INLINE float to_float(Bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
 
 /// x rounded to BF16 by RN, as an FP32: the value of one BF16 operation whose FP32 result is x. All in 32 bits: loops
 /// over it run at the full width of a vector.
-DITHER_HOST_DEVICE inline float as_bf16(float x) {
+DITHER_INLINE float as_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = bits + 0x7FFFu + ((bits >> 16) & 1u);
   const uint32_t nan = bits | 0x00400000u;
@@ -31,13 +31,11 @@ DITHER_HOST_DEVICE inline float as_bf16(float x) {
 
 /// RN to BF16. Finite values from 0x7F7F8000 (the largest finite BF16 plus half an ulp) on become Inf, as IEEE asks;
 /// NaN stays NaN (its quiet bit is set, so that a payload in the lower half cannot vanish into Inf).
-DITHER_HOST_DEVICE inline Bf16 round_nearest(float x) {
-  return {static_cast<uint16_t>(std::bit_cast<uint32_t>(as_bf16(x)) >> 16)};
-}
+DITHER_INLINE Bf16 round_nearest(float x) { return {static_cast<uint16_t>(std::bit_cast<uint32_t>(as_bf16(x)) >> 16)}; }
 
 /// SR to BF16 with 16 random bits. Representable values never move; Inf and NaN stay; what would overflow is clamped to
 /// the largest finite BF16 of its sign. The mean over all 65,536 dithers is x exactly up to that clamp.
-DITHER_HOST_DEVICE inline Bf16 round_stochastic(float x, uint16_t dither) {
+DITHER_INLINE Bf16 round_stochastic(float x, uint16_t dither) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint32_t magnitude = bits & 0x7FFFFFFFu;
   const uint32_t moved = (bits + dither) >> 16;

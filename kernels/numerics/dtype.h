@@ -5,11 +5,14 @@
 
 namespace dither {
 
-enum class DType : uint8_t { none, bf16, fp32 };  // none: the tensor does not exist
+/// none: the tensor does not exist; int16: the lower half of an FP32 value (split32), which nothing computes with
+/// alone.
+enum class DType : uint8_t { none, bf16, fp32, int16 };
 
-constexpr int64_t size_of(DType type) { return type == DType::fp32 ? 4 : type == DType::bf16 ? 2 : 0; }
+constexpr int64_t size_of(DType type) { return type == DType::fp32 ? 4 : type == DType::none ? 0 : 2; }
 constexpr const char* name_of(DType type) {
-  return type == DType::fp32 ? "fp32" : type == DType::bf16 ? "bf16" : "none";
+  constexpr const char* names[] = {"none", "bf16", "fp32", "int16"};
+  return names[static_cast<int>(type)];
 }
 
 enum class Rounding : uint8_t { nearest, stochastic };

@@ -10,13 +10,13 @@
 
 namespace dither {
 
-DITHER_HOST_DEVICE inline float bf16_add(float a, float b) { return as_bf16(a + b); }
-DITHER_HOST_DEVICE inline float bf16_sub(float a, float b) { return as_bf16(a - b); }
-DITHER_HOST_DEVICE inline float bf16_mul(float a, float b) { return as_bf16(a * b); }
+DITHER_INLINE float bf16_add(float a, float b) { return as_bf16(a + b); }
+DITHER_INLINE float bf16_sub(float a, float b) { return as_bf16(a - b); }
+DITHER_INLINE float bf16_mul(float a, float b) { return as_bf16(a * b); }
 
 /// RN(a*b + c), rounded once. The FP32 sum is first rounded to odd: if TwoSum finds an error and the last bit is 0, the
 /// neighbour on the error's side has last bit 1. RN to BF16 of an odd 24-bit result cannot be misled (24 >= 8 + 2).
-DITHER_HOST_DEVICE inline float bf16_fma(float a, float b, float c) {
+DITHER_INLINE float bf16_fma(float a, float b, float c) {
   const float p = a * b;  // exact
   const float s = p + c;
   const float cc = s - p;
@@ -33,7 +33,7 @@ struct Expansion {
 };
 
 /// hi + lo = a + b exactly, for any a and b.
-DITHER_HOST_DEVICE inline Expansion two_sum(float a, float b) {
+DITHER_INLINE Expansion two_sum(float a, float b) {
   const float s = bf16_add(a, b);
   const float bb = bf16_sub(s, a);
   const float aa = bf16_sub(s, bb);
@@ -41,33 +41,33 @@ DITHER_HOST_DEVICE inline Expansion two_sum(float a, float b) {
 }
 
 /// hi + lo = a + b exactly, for |a| >= |b|.
-DITHER_HOST_DEVICE inline Expansion fast_two_sum(float a, float b) {
+DITHER_INLINE Expansion fast_two_sum(float a, float b) {
   const float s = bf16_add(a, b);
   return {s, bf16_sub(b, bf16_sub(s, a))};
 }
 
 /// hi + lo = a * b exactly.
-DITHER_HOST_DEVICE inline Expansion two_prod(float a, float b) {
+DITHER_INLINE Expansion two_prod(float a, float b) {
   const float p = bf16_mul(a, b);
   return {p, a * b - p};
 }
 
 /// x + e.hi + e.lo as an expansion. The error of e.hi + x is TwoSum's: |x| > |e.hi| happens for small weights.
-DITHER_HOST_DEVICE DITHER_ALWAYS_INLINE Expansion grow(Expansion e, float x) {
+DITHER_INLINE Expansion grow(Expansion e, float x) {
   const Expansion sum = two_sum(e.hi, x);
   return fast_two_sum(sum.hi, bf16_add(e.lo, sum.lo));
 }
 
 /// e * b as an expansion; e.lo * b.lo is dropped (second order). e.hi * b.lo enters by one fused operation: rounded
 /// apart, it is a bias that triples the error of v at beta2 = 0.999.
-DITHER_HOST_DEVICE DITHER_ALWAYS_INLINE Expansion multiply(Expansion e, Expansion b) {
+DITHER_INLINE Expansion multiply(Expansion e, Expansion b) {
   const Expansion p = two_prod(e.hi, b.hi);
   const float lo = bf16_add(bf16_fma(e.hi, b.lo, bf16_mul(e.lo, b.hi)), p.lo);
   return fast_two_sum(p.hi, lo);
 }
 
 /// x as an expansion: RN(x) by way of FP32, and RN of the rest; for constants of the config such as beta2.
-DITHER_HOST_DEVICE inline Expansion expansion_of(double x) {
+DITHER_INLINE Expansion expansion_of(double x) {
   const float hi = as_bf16(static_cast<float>(x));
   return {hi, as_bf16(static_cast<float>(x - hi))};
 }

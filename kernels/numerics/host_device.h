@@ -7,5 +7,6 @@
 #define DITHER_HOST_DEVICE
 #endif
 
-/// For functions too long for a compiler's taste that must be inlined, or the loop around them does not vectorise.
-#define DITHER_ALWAYS_INLINE __attribute__((always_inline)) inline
+/// For what runs once an element: a compiler that stops inlining in a large file leaves a call in the loop, which then
+/// does not vectorise.
+#define DITHER_INLINE DITHER_HOST_DEVICE __attribute__((always_inline)) inline

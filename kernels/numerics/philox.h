@@ -36,8 +36,7 @@ struct PhiloxWords {
 /// One round on a counter; the key steps by kPhiloxWeyl between rounds.
 constexpr int kPhiloxRounds = 10;
 constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;  // golden ratio and sqrt(3) - 1
-DITHER_HOST_DEVICE DITHER_ALWAYS_INLINE void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3,
-                                                          uint32_t k0, uint32_t k1) {
+DITHER_INLINE void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3, uint32_t k0, uint32_t k1) {
   const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
   const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
   c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;

@@ -30,6 +30,14 @@ void demand_stored(const char* operation, const char* what, ConstView view, DTyp
   }
 }
 
+void demand_moment(const char* operation, const char* what, ConstView view, DType stored, const StrategyInfo& s) {
+  if (s.free_moments) {
+    demand_float(operation, what, view);
+  } else {
+    demand_type(operation, what, view, stored);
+  }
+}
+
 void demand_real(bool ok, const char* operation, const char* what, double value, const char* allowed) {
   if (!ok) throw Error(fmt::format("{}: {} is {}, needs {}", operation, what, value, allowed));
 }
@@ -80,17 +88,27 @@ void SquaredNorm::check() const {
 
 void DecideStep::check() const { DITHER_ASSERT(scalars != nullptr); }
 
+void UpdateSums::add(const UpdateSums& other) {
+  intended_squared.add(other.intended_squared);
+  effective_dot.add(other.effective_dot);
+  full_dot.add(other.full_dot);
+  weight_squared.add(other.weight_squared);
+  unchanged += other.unchanged;
+  octaves += other.octaves;
+  sized += other.sized;
+}
+
 void AdamW::check() const {
   const char* name = "adamw";
   const StrategyInfo& info = strategy_info(strategy);
   demand_stored(name, "weight", weight, info.weight, info);
   demand_stored(name, "weight_extra", weight_extra, info.weight_extra, info);
-  demand_stored(name, "first_moment", first_moment, info.first_moment, info);
-  demand_stored(name, "second_moment", second_moment, info.second_moment, info);
+  demand_moment(name, "first_moment", first_moment, info.first_moment, info);
+  demand_moment(name, "second_moment", second_moment, info.second_moment, info);
   demand_stored(name, "second_moment_extra", second_moment_extra, info.second_moment_extra, info);
   demand_float(name, "gradient", gradient);
   demand_segments(name, segments, segment_count);
-  if (math == Math::bf16 && info.second_moment != DType::bf16) {
+  if (math == Math::bf16 && !all_bf16(info)) {
     throw Error(
         fmt::format("{}: math is bf16, needs fp32 under strategy {}, which keeps FP32 states", name, info.name));
   }
@@ -114,6 +132,7 @@ AdamWStep AdamW::step_of(const StepScalars& s, bool decay) const {
           .weight_decay = decay ? static_cast<float>(weight_decay) : 0.0f,
           .gradient_scale = s.clip_factor,
           .beta2_parts = expansion_of(beta2),
+          .first_moment_rounding = first_moment_rounding,
           .second_moment_rounding = second_moment_rounding};
 }
 

@@ -20,7 +20,7 @@ struct Segment {
 };
 
 /// w = mean + std * z, z normal deviates (normal.h) of the stream `initialisation`; std 0: constant. FP64, then FP32.
-/// A BF16 weight is RN of that FP32 value; an extra component gets the rest (grow) or the FP32 value (master).
+/// What is stored is WeightRule::initial() of that FP32 value (weight_write.h).
 struct Initialise {
   View weight;  // [count] out
   View extra;   // [count] out  absent: none
@@ -71,9 +71,13 @@ struct UpdateSums {
   ExactSum full_dot;          // <E,U> of full_weight()
   ExactSum weight_squared;    // <w,w> before the update
   int64_t unchanged = 0;      // stored weights that did not change although D != 0
+  int64_t octaves = 0;        // log2_ulps() added up
+  int64_t sized = 0;          // ... over this many: has_size()
+  void add(const UpdateSums& other);
 };
 
-/// One AdamW step over flat arrays by the rule of the strategy; nothing happens when scalars->apply is 0.
+/// One AdamW step over flat arrays by the rule of the strategy; nothing happens when scalars->apply is 0. The moments'
+/// types are the strategy's, or BF16 or FP32 where it leaves them free.
 struct AdamW {
   View weight, weight_extra, first_moment, second_moment, second_moment_extra;  // flat, in and out; types by strategy
   ConstView gradient;                                                           // flat, BF16 or FP32
@@ -81,7 +85,7 @@ struct AdamW {
   int64_t segment_count;
   Strategy strategy;
   Math math;
-  Rounding second_moment_rounding;
+  Rounding first_moment_rounding, second_moment_rounding;
   double beta1, beta2, epsilon, weight_decay;
   uint64_t seed;
   const StepScalars* scalars;

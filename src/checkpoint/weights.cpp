@@ -68,17 +68,18 @@ void read_part(const SafetensorsFile& file, const std::string& path, const Param
 }  // namespace
 
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   ConstView weights, Backend& backend, Stream stream) {
-  const SafetensorsType type = weights.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
-  const int64_t size = size_of(weights.type);
+                   const FlatArrays& weights, Backend& backend, Stream stream) {
   std::vector<std::vector<std::byte>> memory;  // one buffer a tensor of the file
   std::vector<SafetensorsTensor> tensors;
   for (const Parameter& p : table.parameters()) {
+    const View stored = weights.at(p);
+    const SafetensorsType type = stored.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
+    const int64_t size = size_of(stored.type);
     int64_t row = 0;
     for (const HuggingFacePart& part : p.parts) {
       const int64_t bytes = part.rows * p.columns * size;
       std::vector<std::byte> rows(static_cast<size_t>(bytes));
-      backend.copy_to_host(rows.data(), weights.at(p.offset + row * p.columns).data, bytes, stream);
+      backend.copy_to_host(rows.data(), stored.at(row * p.columns).data, bytes, stream);
       backend.synchronize(stream);
       if (part.transposed) {
         std::vector<std::byte> turned(rows.size());

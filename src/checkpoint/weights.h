@@ -2,7 +2,7 @@
 // and `dither sample` read.
 //
 // Tensors have the vocabulary's counted rows only and the layout of the architecture's Hugging Face checkpoint: q, k
-// and v (gate and up) apart for Llama, linear weights of GPT-2 as [in,out]. Type: that of the stored weight.
+// and v (gate and up) apart for Llama, linear weights of GPT-2 as [in,out]. Type: that of each stored weight.
 // Metadata: "format" ("pt"), "dither_config" (the resolved config as JSON), "dither_step".
 #pragma once
 
@@ -16,9 +16,9 @@
 
 namespace dither {
 
-/// Writes the flat array `weights` (backend memory). Whole or not at all; throws Error when the disk refuses.
+/// Writes the flat arrays `weights` (backend memory). Whole or not at all; throws Error when the disk refuses.
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   ConstView weights, Backend& backend, Stream stream);
+                   const FlatArrays& weights, Backend& backend, Stream stream);
 
 /// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
 /// the tensor that is missing, left over, or of another shape or type.

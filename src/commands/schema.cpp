@@ -10,11 +10,23 @@
 namespace dither {
 
 void add_schema_command(CLI::App& app) {
-  const auto reference = std::make_shared<bool>(false);
-  CLI::App* command = app.add_subcommand("schema", "Print the JSON Schema of config files, or their reference page");
-  command->add_flag("--reference", *reference, "The reference page (docs/configuration.md), as Markdown");
+  struct Options {
+    bool reference = false, strategies = false;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("schema", "Print the JSON Schema of config files, or a reference page");
+  CLI::Option* reference =
+      command->add_flag("--reference", options->reference, "The page of all keys (docs/configuration.md), as Markdown");
+  command
+      ->add_flag("--strategies", options->strategies,
+                 "The page of precision strategies (docs/strategies.md), as Markdown")
+      ->excludes(reference);
   command->footer("Example:\n  dither schema > docs/config.schema.json");
-  command->callback([reference] { fmt::print("{}", *reference ? config_reference() : config_schema()); });
+  command->callback([options] {
+    fmt::print("{}", options->reference    ? config_reference()
+                     : options->strategies ? strategies_page()
+                                           : config_schema());
+  });
 }
 
 }  // namespace dither

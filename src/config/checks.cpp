@@ -89,15 +89,19 @@ void check_batch(const Config& config, const Given& given) {
 void check_precision(const Config& config, const Given& given) {
   const PrecisionConfig& p = config.precision;
   const StrategyInfo& strategy = strategy_info(p.strategy);
-  if (strategy.weight == DType::fp32) {
+  const auto demand_fp32 = [&](const char* path, const char* what) {
+    const std::string value = value_of(config, path);
+    if (value == "\"fp32\"") return;
+    fail(given, path,
+         fmt::format("is {}, but precision.strategy \"{}\" {}: leave the key out, or choose another strategy", value,
+                     strategy.name, what));
+  };
+  if (strategy.compute == DType::fp32) {
     for (const char* path : {"precision.compute", "precision.residual", "precision.gradient"}) {
-      const std::string value = value_of(config, path);
-      if (value == "\"fp32\"") continue;
-      fail(given, path,
-           fmt::format("is {}, but precision.strategy \"{}\" is FP32 throughout: leave the key out, or choose another "
-                       "strategy",
-                       value, strategy.name));
+      demand_fp32(path, "is FP32 throughout");
     }
+  } else if (strategy.weight == DType::fp32) {
+    demand_fp32("precision.gradient", "keeps FP32 gradients");
   } else if (p.compute == DType::fp32) {
     fail(given, "precision.compute",
          fmt::format(
@@ -105,7 +109,16 @@ void check_precision(const Config& config, const Given& given) {
              "precision.strategy \"fp32\"",
              strategy.name));
   }
-  if (p.math == Math::bf16 && strategy.second_moment != DType::bf16) {
+  const auto check_moment = [&](const char* path, DType moment, DType of_strategy) {
+    if (strategy.free_moments || moment == of_strategy) return;
+    fail(given, path,
+         fmt::format("is {}, but precision.strategy \"{}\" keeps it in {}: leave the key out; under \"split32\" it is "
+                     "a choice",
+                     value_of(config, path), strategy.name, name_of(of_strategy)));
+  };
+  check_moment("precision.first_moment", p.first_moment, strategy.first_moment);
+  check_moment("precision.second_moment", p.second_moment, strategy.second_moment);
+  if (p.math == Math::bf16 && !all_bf16(strategy)) {
     fail(given, "precision.math",
          fmt::format(
              "is \"bf16\", but precision.strategy \"{}\" keeps FP32 states: leave the key out, or choose a strategy "
@@ -131,7 +144,7 @@ void warn_of_second_moment(const Config& config, std::vector<std::string>& warni
   const PrecisionConfig& p = config.precision;
   const StrategyInfo& strategy = strategy_info(p.strategy);
   const bool literal = p.math == Math::bf16;
-  if (strategy.second_moment != DType::bf16 || strategy.second_moment_extra != DType::none) return;
+  if (p.second_moment != DType::bf16 || strategy.second_moment_extra != DType::none) return;
   if (p.second_moment_rounding == Rounding::stochastic && !literal) return;
   const double beta = config.optimizer.betas[1];
   if (beta < (literal ? kWrongFromLiteral : kWrongFrom)) return;
@@ -151,14 +164,32 @@ void warn_of_second_moment(const Config& config, std::vector<std::string>& warni
 }
 
 void warn_of_idle_keys(const Config& config, std::vector<std::string>& warnings) {
-  const StrategyInfo& strategy = strategy_info(config.precision.strategy);
-  if (config.precision.second_moment_rounding == Rounding::stochastic &&
-      (strategy.second_moment != DType::bf16 || strategy.second_moment_extra != DType::none)) {
+  const PrecisionConfig& p = config.precision;
+  const StrategyInfo& strategy = strategy_info(p.strategy);
+  const auto warn_of_rounding = [&](const char* path, const char* moment, const char* is) {
     warnings.push_back(
-        fmt::format("precision.second_moment_rounding \"stochastic\" does nothing under precision.strategy \"{}\", "
-                    "whose second moment "
-                    "is {}",
-                    strategy.name, strategy.second_moment == DType::bf16 ? "a length-2 expansion" : "FP32"));
+        fmt::format("{} \"stochastic\" does nothing under precision.strategy \"{}\", whose {} moment is {}", path,
+                    strategy.name, moment, is));
+  };
+  if (p.first_moment_rounding == Rounding::stochastic && p.first_moment == DType::fp32) {
+    warn_of_rounding("precision.first_moment_rounding", "first", "FP32");
+  }
+  if (p.second_moment_rounding == Rounding::stochastic) {
+    if (p.second_moment == DType::fp32) warn_of_rounding("precision.second_moment_rounding", "second", "FP32");
+    if (strategy.second_moment_extra != DType::none) {
+      warn_of_rounding("precision.second_moment_rounding", "second", "a length-2 expansion");
+    }
+  }
+  if (!p.fp32_parameters.empty() && strategy.weight == DType::fp32) {
+    warnings.push_back(
+        fmt::format("precision.fp32_parameters does nothing under precision.strategy \"{}\", which keeps all in FP32",
+                    strategy.name));
+  }
+  const ScheduleConfig& schedule = config.optimizer.schedule;
+  if (schedule.decay_shape != DecayShape::linear && schedule.kind != ScheduleKind::wsd) {
+    warnings.push_back(fmt::format("optimizer.schedule.decay_shape {} does nothing under optimizer.schedule.kind {}",
+                                   value_of(config, "optimizer.schedule.decay_shape"),
+                                   value_of(config, "optimizer.schedule.kind")));
   }
 }
 

@@ -3,6 +3,7 @@
 // free of contradictions.
 #pragma once
 
+#include <algorithm>  // find
 #include <array>
 #include <cstdint>
 #include <string>
@@ -60,22 +61,35 @@ struct BatchConfig {
 
 enum class GradientStorage { bf16_sr, fp32, bf16 };  // sums over micro-batches: BF16 with SR, FP32, BF16 with RN
 
+/// Kinds of tensors that may keep FP32 weights and moments under any strategy. `embedding`: of tokens and positions.
+enum class ParameterKind { norm, bias, embedding };
+
 struct PrecisionConfig {
   Strategy strategy = Strategy::bf16_sr;
+  DType first_moment = DType::bf16;   // } default by strategy; a choice only where StrategyInfo::free_moments
+  DType second_moment = DType::bf16;  // }
+  Rounding first_moment_rounding = Rounding::nearest;
   Rounding second_moment_rounding = Rounding::nearest;
   Math math = Math::fp32;
   GradientStorage gradient = GradientStorage::bf16_sr;  // default by strategy
-  DType residual = DType::bf16;                         // residual stream; default fp32 under strategy fp32
-  DType compute = DType::bf16;                          // activations and products; always fp32 under strategy fp32
+  DType residual = DType::bf16;                         // residual stream; default: the weights' type
+  DType compute = DType::bf16;                          // activations and products; default by strategy
+  std::vector<ParameterKind> fp32_parameters;           // each at most once
+
+  bool keeps_fp32(ParameterKind kind) const {
+    return std::find(fp32_parameters.begin(), fp32_parameters.end(), kind) != fp32_parameters.end();
+  }
 };
 
 enum class ScheduleKind { constant, linear, cosine, wsd };
+enum class DecayShape { linear, one_minus_sqrt };
 
 struct ScheduleConfig {
   ScheduleKind kind = ScheduleKind::cosine;
-  int64_t warmup_steps = 0;     // linear from 0 to the learning rate
-  double final_fraction = 0.1;  // of the learning rate, reached at the last step
-  double decay_fraction = 0.2;  // wsd: share of all steps that the final linear decay takes
+  int64_t warmup_steps = 0;                     // linear from 0 to the learning rate
+  double final_fraction = 0.1;                  // of the learning rate, reached at the last step
+  double decay_fraction = 0.2;                  // wsd: share of all steps that the final decay takes
+  DecayShape decay_shape = DecayShape::linear;  // wsd
 };
 
 struct OptimizerConfig {
@@ -151,9 +165,11 @@ Config parse_config(const std::string& json_text, const std::string& origin,
 /// The complete config as JSON text: every key with its value. parse_config() of it gives the same Config.
 std::string to_json(const Config& config);
 
-/// JSON Schema of the config file (docs/config.schema.json), and the reference page (docs/configuration.md).
+/// JSON Schema of the config file (docs/config.schema.json), the reference page (docs/configuration.md), and the page
+/// of the precision strategies (docs/strategies.md).
 std::string config_schema();
 std::string config_reference();
+std::string strategies_page();
 
 /// Names of the model presets, in the order of the documentation.
 std::vector<std::string> model_presets();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "src/config/computation.h"  // decides_computation()
 #include "src/config/config.h"
 #include "src/config/document.h"  // shown()
 #include "src/config/keys.h"
@@ -55,13 +56,37 @@ Ordered schema_of(const Key& key) {
       schema["type"] = "string";
       for (const Word& word : key.words) schema["enum"].push_back(word.name);
       break;
+    case KeyType::words:
+      schema = {{"type", "array"}, {"items", {{"type", "string"}, {"enum", Ordered::array()}}}, {"uniqueItems", true}};
+      for (const Word& word : key.words) schema["items"]["enum"].push_back(word.name);
+      break;
     case KeyType::text:
       schema["type"] = "string";
       if (key.rule == TextRule::path || key.rule == TextRule::folder_name) schema["minLength"] = 1;
       break;
+    case KeyType::variation: {
+      const Ordered product = {{"$ref", "#/definitions/product"}};
+      schema["oneOf"] = Ordered::array({product, {{"type", "array"}, {"minItems", 1}, {"items", product}}});
+      break;
+    }
   }
   schema["description"] = key.meaning + (key.required ? " (required)" : " (default: " + default_text(key) + ")");
   return schema;
+}
+
+/// One object of `vary`: lists of values under the paths of the keys that may vary, each value as its key wants it.
+Ordered schema_of_product() {
+  Ordered product = {{"type", "object"}, {"minProperties", 1}, {"additionalProperties", false}};
+  for (const Key& key : key_table()) {
+    if (!decides_computation(key)) continue;
+    std::string place = "#/properties/" + key.path;
+    for (size_t dot = place.find('.'); dot != std::string::npos; dot = place.find('.')) {
+      place.replace(dot, 1, "/properties/");
+    }
+    product["properties"][key.path] = {
+        {"type", "array"}, {"minItems", 1}, {"uniqueItems", true}, {"items", {{"$ref", place}}}};
+  }
+  return product;
 }
 
 std::string range_in_table(const Key& key) {
@@ -91,7 +116,7 @@ std::string key_rows() {
 std::string word_lists() {
   std::string page = "\n## What the words mean\n";
   for (const Key& key : key_table()) {
-    if (key.type != KeyType::word || key.path == "model.preset" || key.path == "precision.strategy") continue;
+    if (key.words.empty() || key.path == "model.preset" || key.path == "precision.strategy") continue;
     page += "- `" + key.path + "`: ";
     for (const Word& word : key.words) {
       page += (&word == key.words.data() ? "`" : "; `") + word.name + "` " + word.meaning;
@@ -103,11 +128,10 @@ std::string word_lists() {
 
 std::string strategy_rows() {
   std::string page =
-      "\n## Precision strategies\nBytes a parameter count weight, extras, gradient (as the strategy stores it) and "
-      "both "
-      "moments.\n\n| `precision.strategy` | bytes a parameter | meaning |\n|---|---|---|\n";
+      "\n## Precision strategies\nWhat each one stores and how it writes the weight: strategies.md.\n\n"
+      "| `precision.strategy` | bytes a parameter | meaning |\n|---|---|---|\n";
   for (const StrategyInfo& info : kStrategies) {
-    page += fmt::format("| `{}` | {} | {} |\n", info.name, bytes_per_parameter(info, info.gradient), info.meaning);
+    page += fmt::format("| `{}` | {} | {} |\n", info.name, bytes_per_parameter(info), info.meaning);
   }
   return page;
 }
@@ -142,6 +166,11 @@ extend another one and say only what differs:
   `model.architecture` chooses the defaults of the rest.
 - **Errors.** Unknown and repeated keys, null, a wrong type, a value out of range and keys that contradict each other are
   errors; nothing is ignored in silence. An integer may be written as `1e4`.
+- **Studies.** A file with `vary` stands for several runs, the product of its lists, for `dither compare`:
+  `{ "extends": "a.json", "vary": { "precision.strategy": ["bf16", "mixed"], "seed": [1, 2] } }` makes four. A list of such
+  objects makes the runs of all of them, each computation once. Every value is checked as if it stood at its key, and every
+  run as a config of its own. `vary` overrides the files; `--set` holds for all runs and must leave varied keys alone.
+  Keys that do not change what is computed (`name`, `device`, `parallel.threads`, `logging`, `sampling`) cannot vary.
 - **Paths** of data and of the run folder start at the working directory; `extends` starts at the file that says it.
 )";
 
@@ -164,6 +193,7 @@ std::string config_schema() {
     return object["properties"][name];
   };
   for (const Key& key : key_table()) at_path(root, key.path, property) = schema_of(key);
+  root["definitions"]["product"] = schema_of_product();
   return root.dump(2) + "\n";
 }
 

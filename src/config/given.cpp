@@ -18,8 +18,7 @@
 
 #include "base/error.h"
 #include "src/config/document.h"  // read_document(), read_value(), shown()
-#include "src/config/keys.h"
-#include "src/config/spelling.h"  // nearest_name()
+#include "src/config/keys.h"      // the table, problem(), advice()
 
 namespace dither {
 namespace {
@@ -50,42 +49,15 @@ std::string read_file(const std::string& path, const std::string& complaint) {
   return text;
 }
 
-/// The second line of a message about an unknown key: the nearest one with its range, default and meaning, or the names
-/// that its section has.
-std::string advice(const std::string& path) {
-  std::vector<std::string> names;
-  for (const Key& key : key_table()) {
-    names.push_back(key.path);
-    for (size_t dot = key.path.find('.'); dot != std::string::npos; dot = key.path.find('.', dot + 1)) {
-      names.push_back(key.path.substr(0, dot));  // its sections
-    }
-  }
-  const std::string nearest = nearest_name(path, names);
-  if (const Key* key = find_key(nearest)) {
-    return "\n       nearest: " + nearest + " (" + allowed(*key) + (key->required ? ", " : ", default ") +
-           default_text(*key) + "), " + key->meaning;
-  }
-  if (!nearest.empty()) return "\n       nearest: " + nearest + ", a section";
-
-  const size_t dot = path.rfind('.');
-  std::string section = dot == std::string::npos ? "" : path.substr(0, dot);
-  if (!is_section(section)) section = "";
-  const std::string start = section.empty() ? "" : section + ".";
-  std::string list, last;
-  for (const Key& key : key_table()) {
-    if (key.path.compare(0, start.size(), start) != 0) continue;
-    const std::string name = key.path.substr(start.size(), key.path.find('.', start.size()) - start.size());
-    if (name != last) list += (list.empty() ? "" : ", ") + name;
-    last = name;
-  }
-  return "\n       allowed" + (section.empty() ? "" : " in " + section) + ": " + list;
-}
-
 /// Spreads a value over the paths below `path` and checks each: sections are walked, keys are stored in `given`.
 void spread(const std::string& path, const Json& value, const std::string& origin, int layer, Given& given) {
   if (const Key* key = find_key(path)) {
     const std::string wrong = problem(*key, value);
     if (!wrong.empty()) throw Error(origin + ": " + path + " is " + shown(value) + ", " + wrong);
+    if (key->type == KeyType::variation) {
+      given.products = read_variations(value, origin);
+      given.vary_origin = origin;
+    }
     if (key->store) given.values[path] = {std::make_shared<nlohmann::json>(value), origin, layer};
     return;
   }
@@ -153,6 +125,7 @@ Given combine(std::vector<Layer> layers, const std::vector<std::string>& assignm
     given.values.erase("name");
     spread("", layer.document, layer.origin, depth++, given);
   }
+  given.assigned_layer = depth;
   for (const std::string& assignment : assignments) assign(assignment, depth, given);
   return given;
 }

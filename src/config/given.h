@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "src/config/variations.h"  // Product
+
 namespace dither {
 
 /// One value, checked against its key's type and range.
@@ -18,7 +20,10 @@ struct GivenValue {
 
 struct Given {
   std::string origin;  // the file (or text) that was asked for: what errors about no single key name
-  std::map<std::string, GivenValue> values;  // by dotted path; directives (extends, $schema) are not among them
+  std::map<std::string, GivenValue> values;  // by dotted path; directives (extends, vary, $schema) are not among them
+  int assigned_layer = 0;                    // of --set
+  std::vector<Product> products;             // `vary` of the nearest file that has it; empty: no file has
+  std::string vary_origin;                   // that file
 
   const GivenValue* find(const std::string& path) const;
   /// Where `path` was said; the config as a whole if nowhere.

@@ -95,13 +95,42 @@ KeyLine word(const char* path, Access at, std::vector<Word> words, const char* m
   return key;
 }
 
-/// A key about the file itself, with no field.
-inline KeyLine directive(const char* path, const char* meaning) {
+/// A list of words, each at most once; the field is a vector of an enum.
+template <class Access>
+KeyLine word_list(const char* path, Access at, std::vector<Word> words, const char* meaning) {
+  using Enum = typename std::remove_reference_t<decltype(at(std::declval<Config&>()))>::value_type;
   KeyLine key;
   key.path = path;
-  key.type = KeyType::text;
+  key.type = KeyType::words;
   key.meaning = meaning;
-  key.rule = TextRule::path;
+  key.store = [at, words](Config& config, const nlohmann::json& value) {
+    at(config).clear();
+    for (const Word& w : words) {
+      for (const auto& name : value) {
+        if (w.name == name.template get_ref<const std::string&>()) at(config).push_back(static_cast<Enum>(w.value));
+      }
+    }
+  };
+  key.load = [at, words](const Config& config) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const Enum item : at(config)) {
+      for (const Word& w : words) {
+        if (static_cast<Enum>(w.value) == item) list.push_back(w.name);
+      }
+    }
+    return list;
+  };
+  key.words = std::move(words);
+  return key;
+}
+
+/// A key about the file itself, with no field.
+inline KeyLine directive(const char* path, KeyType type, const char* meaning) {
+  KeyLine key;
+  key.path = path;
+  key.type = type;
+  key.meaning = meaning;
+  key.rule = TextRule::path;  // of a text
   key.default_note = "none";
   return key;
 }

@@ -89,6 +89,19 @@ bool fits_text(TextRule rule, const std::string& text) {
          text.find("..") == std::string::npos && text[0] != '.';
 }
 
+bool is_word(const Key& key, const Json& value) {
+  return value.is_string() && std::any_of(key.words.begin(), key.words.end(), [&value](const Word& word) {
+           return word.name == value.get_ref<const std::string&>();
+         });
+}
+
+/// The outer form alone: read_variations() looks inside, where its messages can name the place.
+bool fits_variation(const Json& value) {
+  const auto is_product = [](const Json& object) { return object.is_object() && !object.empty(); };
+  return is_product(value) ||
+         (value.is_array() && !value.empty() && std::all_of(value.begin(), value.end(), is_product));
+}
+
 bool fits(const Key& key, const Json& value) {
   switch (key.type) {
     case KeyType::boolean:
@@ -101,11 +114,15 @@ bool fits(const Key& key, const Json& value) {
       return value.is_array() && value.size() == 2 && fits_reals(key.reals, value[0]) &&
              fits_reals(key.reals, value[1]);
     case KeyType::word:
-      return value.is_string() && std::any_of(key.words.begin(), key.words.end(), [&value](const Word& word) {
-               return word.name == value.get_ref<const std::string&>();
+      return is_word(key, value);
+    case KeyType::words:
+      return value.is_array() && std::all_of(value.begin(), value.end(), [&](const Json& item) {
+               return is_word(key, item) && std::count(value.begin(), value.end(), item) == 1;
              });
     case KeyType::text:
       return value.is_string() && fits_text(key.rule, value.get_ref<const std::string&>());
+    case KeyType::variation:
+      return fits_variation(value);
   }
   return false;
 }
@@ -131,12 +148,16 @@ std::string allowed(const Key& key) {
       return allowed_reals(key.reals, "two reals");
     case KeyType::text:
       return allowed_text(key.rule);
+    case KeyType::variation:
+      return "an object of key paths, each with a list of values, or a list of such objects";
     case KeyType::word:
+    case KeyType::words:
       break;
   }
+  const std::string begin = key.type == KeyType::word ? "one of " : "a list without repetition of ";
   std::string list;
   for (const Word& word : key.words) {
-    list += (list.empty() ? "one of " : ", ") + (word.name.empty() ? "\"\"" : word.name);
+    list += (list.empty() ? begin : ", ") + (word.name.empty() ? "\"\"" : word.name);
   }
   return list;
 }
@@ -149,6 +170,35 @@ std::string problem(const Key& key, const Json& value) {
     if (!nearest.empty()) text += "\n       nearest: " + nearest;
   }
   return text;
+}
+
+std::string advice(const std::string& path) {
+  std::vector<std::string> names;
+  for (const Key& key : key_table()) {
+    names.push_back(key.path);
+    for (size_t dot = key.path.find('.'); dot != std::string::npos; dot = key.path.find('.', dot + 1)) {
+      names.push_back(key.path.substr(0, dot));  // its sections
+    }
+  }
+  const std::string nearest = nearest_name(path, names);
+  if (const Key* key = find_key(nearest)) {
+    return "\n       nearest: " + nearest + " (" + allowed(*key) + (key->required ? ", " : ", default ") +
+           default_text(*key) + "), " + key->meaning;
+  }
+  if (!nearest.empty()) return "\n       nearest: " + nearest + ", a section";
+
+  const size_t dot = path.rfind('.');
+  std::string section = dot == std::string::npos ? "" : path.substr(0, dot);
+  if (!is_section(section)) section = "";
+  const std::string start = section.empty() ? "" : section + ".";
+  std::string list, last;
+  for (const Key& key : key_table()) {
+    if (key.path.compare(0, start.size(), start) != 0) continue;
+    const std::string name = key.path.substr(start.size(), key.path.find('.', start.size()) - start.size());
+    if (name != last) list += (list.empty() ? "" : ", ") + name;
+    last = name;
+  }
+  return "\n       allowed" + (section.empty() ? "" : " in " + section) + ": " + list;
 }
 
 std::string default_text(const Key& key) {

@@ -48,12 +48,15 @@ std::vector<Word> float_words() {
 }
 
 const char* const kDimension = "the preset's; required without one";
-const char* const kByStrategy = "by precision.strategy: fp32 under fp32, else bf16";
+const char* const kByStrategy = "by precision.strategy: docs/strategies.md";
+const std::vector<std::pair<std::string, std::string>> kRoundings = {
+    {"nearest", "to nearest, ties to even"}, {"stochastic", "up or down at random, exact in the mean"}};
 
 std::vector<Key> reading_and_run_keys() {
   return {
-      directive("$schema", "for editors: where docs/config.schema.json is; not read"),
-      directive("extends", "config file whose keys hold where this one says nothing; relative to this file"),
+      directive("$schema", KeyType::text, "for editors: where docs/config.schema.json is; not read"),
+      directive("extends", KeyType::text,
+                "config file whose keys hold where this one says nothing; relative to this file"),
       text(FIELD(name), TextRule::folder_name, "names the run's folder; never taken from an extended file")
           .by("the config file's name without .json"),
       integer(FIELD(seed), {0, kMaxSeed}, "all random bits of the run follow from it"),
@@ -63,6 +66,7 @@ std::vector<Key> reading_and_run_keys() {
                   {"cuda", "an NVIDIA GPU"}}),
            "what computes"),
       integer(FIELD(steps), {1, kMaxSteps}, "optimizer steps of the whole run").needed(),
+      directive("vary", KeyType::variation, "for dither compare: lists of values for other keys; their product is run"),
   };
 }
 
@@ -120,9 +124,12 @@ std::vector<Key> data_and_precision_keys() {
           .by("one micro-batch"),
       integer(FIELD(batch.micro_batch_size), {1, 65536}, "sequences that a rank computes at once"),
       word(FIELD(precision.strategy), strategy_words(), "how weights and moments are stored and written"),
-      word(FIELD(precision.second_moment_rounding),
-           words({{"nearest", "to nearest, ties to even"}, {"stochastic", "up or down at random, exact in the mean"}}),
-           "of a second moment stored as one BF16"),
+      word(FIELD(precision.first_moment), float_words(), "storage of the first moment; a choice under split32 alone")
+          .by(kByStrategy),
+      word(FIELD(precision.second_moment), float_words(), "storage of the second moment; a choice under split32 alone")
+          .by(kByStrategy),
+      word(FIELD(precision.first_moment_rounding), words(kRoundings), "of a first moment stored as BF16"),
+      word(FIELD(precision.second_moment_rounding), words(kRoundings), "of a second moment stored as one BF16"),
       word(FIELD(precision.math),
            words({{"fp32", "FP32 registers, rounded once when stored"},
                   {"bf16", "every operation rounded to BF16; only where all states are BF16"}}),
@@ -132,9 +139,16 @@ std::vector<Key> data_and_precision_keys() {
                   {"fp32", "FP32"},
                   {"bf16", "BF16, round to nearest: small contributions are lost"}}),
            "how gradients are summed over micro-batches")
-          .by("by precision.strategy: fp32 under fp32 and mixed, else bf16_sr"),
-      word(FIELD(precision.residual), float_words(), "storage of the residual stream").by(kByStrategy),
-      word(FIELD(precision.compute), float_words(), "activations and matrix products").by(kByStrategy),
+          .by("by precision.strategy: bf16_sr or fp32, docs/strategies.md"),
+      word(FIELD(precision.residual), float_words(), "storage of the residual stream")
+          .by("the type of the weights: fp32 under fp32 and mixed_autocast, else bf16"),
+      word(FIELD(precision.compute), float_words(), "activations and matrix products")
+          .by("by precision.strategy: fp32 under fp32, else bf16"),
+      word_list(FIELD(precision.fp32_parameters),
+                words({{"norm", "gains and biases of the norms"},
+                       {"bias", "biases of the linear layers"},
+                       {"embedding", "token and position embeddings"}}),
+                "tensors that keep FP32 weights and moments under any strategy"),
   };
 }
 
@@ -151,11 +165,14 @@ std::vector<Key> optimizer_keys() {
            words({{"constant", "stays"},
                   {"linear", "falls in a line from warm-up to the last step"},
                   {"cosine", "falls in half a cosine"},
-                  {"wsd", "stays, then falls in a line over decay_fraction"}}),
+                  {"wsd", "stays, then falls over decay_fraction as decay_shape says"}}),
            "course of the learning rate after warm-up"),
       integer(FIELD(optimizer.schedule.warmup_steps), {0, kMaxSteps}, "steps in which the learning rate rises from 0"),
       real(FIELD(optimizer.schedule.final_fraction), {0, 1}, "of the learning rate, reached at the last step"),
       real(FIELD(optimizer.schedule.decay_fraction), {0, 1}, "wsd: share of all steps that the final fall takes"),
+      word(FIELD(optimizer.schedule.decay_shape),
+           words({{"linear", "in a line"}, {"1-sqrt", "as 1 - the root of the share of the fall that is done"}}),
+           "wsd: how the learning rate falls at the end"),
   };
 }
 

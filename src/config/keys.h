@@ -12,7 +12,8 @@
 
 namespace dither {
 
-enum class KeyType { boolean, integer, real, pair, word, text };
+enum class KeyType { boolean, integer, real, pair, word, words, text, variation };
+// words: a list of them, each at most once; variation: lists of values for other keys (variations.h)
 
 /// One allowed word and the enumerator it stands for.
 struct Word {
@@ -44,13 +45,13 @@ struct Key {
   std::string meaning;
   IntegerRange integers;    // integer
   RealRange reals;          // real, pair: both of them
-  std::vector<Word> words;  // word
+  std::vector<Word> words;  // word, words
   TextRule rule = TextRule::any;
   std::string default_note;  // a default that follows from other keys, in words
   bool required = false;     // no default at all
 
   /// Writes a value that problem() found nothing wrong with; reads it back. Both empty for the keys that only say how
-  /// to read the file (extends, $schema).
+  /// to read the file (extends, vary, $schema).
   std::function<void(Config&, const nlohmann::json&)> store;
   std::function<nlohmann::json(const Config&)> load;
 };
@@ -69,6 +70,10 @@ std::string allowed(const Key& key);
 
 /// The default as the reference page and messages show it.
 std::string default_text(const Key& key);
+
+/// What to say behind "... is not a key": the nearest key with its range, default and meaning, or the names that its
+/// section has.
+std::string advice(const std::string& path);
 
 /// "" if the key may have this value, else what it needs ("needs an integer from 1 to 65536").
 std::string problem(const Key& key, const nlohmann::json& value);

@@ -8,6 +8,7 @@
 #include "src/config/given.h"     // files, extends, --set
 #include "src/config/keys.h"      // the table
 #include "src/config/presets.h"   // find_preset(), family_defaults()
+#include "src/config/resolve.h"
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -68,8 +69,10 @@ void derive(Config& config, const Given& given) {
   if (absent("precision.gradient")) {
     p.gradient = strategy.gradient == DType::fp32 ? GradientStorage::fp32 : GradientStorage::bf16_sr;
   }
-  if (absent("precision.residual")) p.residual = strategy.weight;  // FP32 under strategy fp32 alone
-  if (absent("precision.compute")) p.compute = strategy.weight;
+  if (absent("precision.first_moment")) p.first_moment = strategy.first_moment;
+  if (absent("precision.second_moment")) p.second_moment = strategy.second_moment;
+  if (absent("precision.residual")) p.residual = strategy.weight;
+  if (absent("precision.compute")) p.compute = strategy.compute;
 }
 
 /// The name of a run whose config gives none: the file's, without folder and ending.
@@ -83,6 +86,17 @@ std::string name_from(const std::string& origin) {
   return stem;
 }
 
+/// One run's config; a study's file is for load_study().
+Config resolve_single(const Given& given, std::vector<std::string>& warnings) {
+  if (!given.products.empty()) {
+    throw Error(given.origin + ": vary" + (given.vary_origin == given.origin ? "" : " of " + given.vary_origin) +
+                " makes it a study of several runs: use dither compare");
+  }
+  return resolve(given, warnings);
+}
+
+}  // namespace
+
 Config resolve(const Given& given, std::vector<std::string>& warnings) {
   Config config;
   config.model = starting_model(given);
@@ -95,16 +109,14 @@ Config resolve(const Given& given, std::vector<std::string>& warnings) {
   return config;
 }
 
-}  // namespace
-
 Config load_config(const std::string& path, const std::vector<std::string>& assignments,
                    std::vector<std::string>& warnings) {
-  return resolve(gather_file(path, assignments), warnings);
+  return resolve_single(gather_file(path, assignments), warnings);
 }
 
 Config parse_config(const std::string& json_text, const std::string& origin,
                     const std::vector<std::string>& assignments, std::vector<std::string>& warnings) {
-  return resolve(gather_text(json_text, origin, assignments), warnings);
+  return resolve_single(gather_text(json_text, origin, assignments), warnings);
 }
 
 }  // namespace dither

@@ -43,6 +43,16 @@ int64_t largest_workspace(const ModelConfig& model, int64_t B) {
   return bytes;
 }
 
+/// Whether a product has to cast FP32 weights, or biases, to the type of the activations.
+bool casts_weights(const ModelConfig& model, const PrecisionConfig& p) {
+  const bool head = model.tied_embeddings && p.keeps_fp32(ParameterKind::embedding);
+  return (strategy_info(p.strategy).weight == DType::fp32 || head) && p.compute != DType::fp32;
+}
+bool casts_biases(const ModelConfig& model, const PrecisionConfig& p) {
+  const bool fp32 = strategy_info(p.strategy).weight == DType::fp32 || p.keeps_fp32(ParameterKind::bias);
+  return (model.linear_bias || model.qkv_bias) && fp32 && p.compute != DType::fp32;
+}
+
 }  // namespace
 
 int64_t head_chunk_tokens(const ModelConfig& model, int64_t N) {
@@ -98,6 +108,11 @@ Activations::Activations(const ModelConfig& model, const PrecisionConfig& precis
   d_qkv = temporary.tensor(N * qkv, type);
   d_hidden = temporary.tensor(N * F, type);
   d_up = model.activation == Activation::swiglu ? temporary.tensor(N * up_columns, type) : d_hidden;
+  if (casts_weights(model, precision)) {
+    const int64_t largest = std::max({qkv * C, HD * C, up_columns * C, F * C, padded_vocabulary(model) * C});
+    cast_weight = temporary.tensor(largest, type);
+  }
+  if (casts_biases(model, precision)) cast_bias = temporary.tensor(std::max({qkv, C, up_columns}), type);
   workspace = temporary.take(largest_workspace(model, B));
 }
 

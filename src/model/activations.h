@@ -51,6 +51,8 @@ struct Activations {
   View d_hidden;         // [N,F]
   View d_up;             // [N,up]
   void* workspace;       // the largest that any operation asks for
+  View cast_weight;      // a weight, and ...
+  View cast_bias;        // ... a bias in the activations' type, for the product at hand; absent where none is FP32
   int64_t logits_chunk;  // tokens whose logits exist at once
 };
 

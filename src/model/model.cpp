@@ -212,8 +212,8 @@ void Model::evaluate(ExactSum* sum) {
 // the first chunk and added to by the others.
 void Model::head(bool gradient, const BucketViews& views) {
   const Role role = table_.tied() ? Role::token_embedding : Role::head_weight;
-  const ConstView weight = views.weight(role);
   const int64_t C = model_.hidden, Vp = padded_vocabulary(model_);
+  const ConstView weight = operand(views.weight(role), a_.cast_weight, Vp * C);
   for (int64_t begin = 0; begin < N_; begin += a_.logits_chunk) {
     const int64_t n = std::min(a_.logits_chunk, N_ - begin);
     const ConstView x = a_.final_input.at(begin * C);
@@ -283,13 +283,21 @@ void Model::norm_backward(const BucketViews& views, Role weight, Role bias, Cons
                                   stream_);
 }
 
+// What a product reads must have the type of the activations: an FP32 weight is cast for each use (mixed_autocast,
+// fp32_parameters).
+ConstView Model::operand(ConstView stored, View cast, int64_t elements) {
+  if (!stored || stored.type == a_.branch.type) return stored;
+  backend_.copy(cast, stored, elements, stream_);
+  return cast;
+}
+
 void Model::linear(const BucketViews& views, Role weight, Role bias, ConstView x, View y, int64_t I, int64_t O,
                    View pre_activation) {
   backend_.linear_forward({.y = y,
                            .pre_activation = pre_activation,
                            .x = x,
-                           .weight = views.weight(weight),
-                           .bias = views.weight(bias),
+                           .weight = operand(views.weight(weight), a_.cast_weight, I * O),
+                           .bias = operand(views.weight(bias), a_.cast_bias, O),
                            .N = N_,
                            .I = I,
                            .O = O,
@@ -309,8 +317,8 @@ void Model::linear_backward(const BucketViews& views, Role weight, Role bias, Co
                                    .accumulate = false,
                                    .workspace = a_.workspace},
                                   stream_);
-  backend_.linear_input_gradient({.dx = dx, .dy = dy, .weight = views.weight(weight), .N = N_, .I = I, .O = O},
-                                 stream_);
+  const ConstView w = operand(views.weight(weight), a_.cast_weight, I * O);
+  backend_.linear_input_gradient({.dx = dx, .dy = dy, .weight = w, .N = N_, .I = I, .O = O}, stream_);
 }
 
 void Model::rotary_forward(const BucketViews& views, const BlockActivations& a) {
@@ -363,7 +371,8 @@ void Model::logits(int64_t position, std::vector<float>& out) {
   LinearForward product{};
   product.y = a_.logits;
   product.x = a_.final_input.at(position * model_.hidden);
-  product.weight = access_.before_forward(table_.head_bucket()).weight(role);
+  product.weight = operand(access_.before_forward(table_.head_bucket()).weight(role), a_.cast_weight,
+                           padded_vocabulary(model_) * model_.hidden);
   product.N = 1;
   product.I = model_.hidden;
   product.O = padded_vocabulary(model_);

@@ -59,6 +59,7 @@ class Model {
                        int64_t O);
   void rotary_forward(const BucketViews& views, const BlockActivations& a);
   void rotary_backward(const BucketViews& views, const BlockActivations& a);
+  ConstView operand(ConstView stored, View cast, int64_t elements);
   ConstView branch_gradient();
 
   const ModelConfig model_;

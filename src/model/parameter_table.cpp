@@ -50,8 +50,26 @@ int64_t up_width(const ModelConfig& model) {
   return int64_t{model.ffn} * (model.activation == Activation::swiglu ? 2 : 1);
 }
 
-ParameterTable::ParameterTable(const ModelConfig& model, bool decay_embeddings)
-    : tied_(model.tied_embeddings), decay_embeddings_(decay_embeddings) {
+Strategy strategy_of(Plane plane, const PrecisionConfig& precision) {
+  return plane == Plane::strategy ? precision.strategy : Strategy::fp32;
+}
+
+double bytes_per_parameter(const Config& config) {
+  const ParameterTable table(config);
+  const PrecisionConfig& p = config.precision;
+  const DType gradient = p.gradient == GradientStorage::fp32 ? DType::fp32 : DType::bf16;
+  const int64_t bytes = bytes_per_parameter(strategy_info(p.strategy), gradient, p.first_moment, p.second_moment);
+  const int64_t fp32_bytes = bytes_per_parameter(strategy_info(Strategy::fp32), gradient, DType::fp32, DType::fp32);
+  return static_cast<double>(table.counted_elements(Plane::strategy) * bytes +
+                             table.counted_elements(Plane::fp32) * fp32_bytes) /
+         static_cast<double>(table.counted_elements());
+}
+
+ParameterTable::ParameterTable(const Config& config)
+    : precision_(config.precision),
+      decay_embeddings_(config.optimizer.decay_embeddings),
+      tied_(config.model.tied_embeddings) {
+  const ModelConfig& model = config.model;
   const bool gpt2 = model.architecture == Architecture::gpt2;
   const int64_t V = model.vocabulary, Vp = padded_vocabulary(model), C = model.hidden;
 
@@ -174,15 +192,28 @@ Parameter& ParameterTable::add(int bucket, int layer, Role role, const std::stri
   p.counted_rows = rows;
   p.decay = is_matrix(p.group) && (p.group != ParameterGroup::embedding || decay_embeddings_);
   p.id = static_cast<uint32_t>(layer + 1) * 256 + static_cast<uint32_t>(role);
-  p.offset = flat_elements_;
+  p.plane = plane_of(p.group);
+  int64_t& end = flat_elements_[static_cast<size_t>(p.plane)];
+  Extent& extent = buckets_.back().extents[static_cast<size_t>(p.plane)];
+  p.offset = end;
   p.parts = std::move(parts);
-  flat_elements_ += round_up(p.elements(), kLeafElements);
-  buckets_.back().elements = flat_elements_ - buckets_.back().offset;
+  end += round_up(p.elements(), kLeafElements);
+  extent.elements = end - extent.offset;
   parameters_.push_back(std::move(p));
   return parameters_.back();
 }
 
-void ParameterTable::open_bucket(const std::string& name) { buckets_.push_back({name, flat_elements_, 0}); }
+void ParameterTable::open_bucket(const std::string& name) {
+  buckets_.push_back({name, {Extent{flat_elements_[0], 0}, Extent{flat_elements_[1], 0}}});
+}
+
+Plane ParameterTable::plane_of(ParameterGroup group) const {
+  const auto kept = [this](ParameterKind kind) { return precision_.keeps_fp32(kind) ? Plane::fp32 : Plane::strategy; };
+  if (group == ParameterGroup::norm) return kept(ParameterKind::norm);
+  if (group == ParameterGroup::bias) return kept(ParameterKind::bias);
+  if (group == ParameterGroup::embedding) return kept(ParameterKind::embedding);
+  return Plane::strategy;
+}
 
 const Parameter* ParameterTable::find(int bucket, Role role) const {
   for (const Parameter& p : parameters_) {
@@ -203,9 +234,16 @@ int64_t ParameterTable::counted_elements(ParameterGroup group) const {
   return sum;
 }
 
-std::vector<Segment> ParameterTable::segments() const {
+int64_t ParameterTable::counted_elements(Plane plane) const {
+  int64_t sum = 0;
+  for (const Parameter& p : parameters_) sum += p.plane == plane ? p.counted_elements() : 0;
+  return sum;
+}
+
+std::vector<Segment> ParameterTable::segments(Plane plane) const {
   std::vector<Segment> list;
   for (const Parameter& p : parameters_) {
+    if (p.plane != plane) continue;
     list.push_back({.offset = p.offset,
                     .count = p.elements(),
                     .first = 0,
@@ -216,13 +254,12 @@ std::vector<Segment> ParameterTable::segments() const {
   return list;
 }
 
-std::vector<Segment> ParameterTable::bucket_segments(int bucket) const {
-  const std::vector<Segment> all = segments();
+std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane) const {
+  const Extent& extent = buckets_[static_cast<size_t>(bucket)].extent(plane);
   std::vector<Segment> list;
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (parameters_[i].bucket != bucket) continue;
-    list.push_back(all[i]);
-    list.back().offset -= buckets_[static_cast<size_t>(bucket)].offset;
+  for (Segment s : segments(plane)) {
+    s.offset -= extent.offset;
+    if (s.offset >= 0 && s.offset < extent.elements) list.push_back(s);
   }
   return list;
 }

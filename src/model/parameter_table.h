@@ -7,8 +7,12 @@
 //   0            token embedding (by itself: with tied embeddings the head uses it too)
 //   1 .. L       the blocks; learned positions lie in a bucket of their own behind the last one
 //   final        final norm, and the head where it is not tied
+//
+// There are two planes of such flat arrays: what the strategy stores, and the tensors that precision.fp32_parameters
+// keeps in FP32. Each tensor lies in one of them; a bucket has a part in each.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -47,6 +51,11 @@ enum class ParameterGroup : uint8_t { embedding, attention, feed_forward, norm, 
 constexpr int kParameterGroups = 6;
 const char* name_of(ParameterGroup group);
 
+/// Which flat arrays a tensor lies in. The second plane follows the rule and types of strategy fp32.
+enum class Plane : uint8_t { strategy, fp32 };
+constexpr size_t kPlanes = 2;
+constexpr std::array<Plane, kPlanes> kAllPlanes = {Plane::strategy, Plane::fp32};
+
 /// One tensor of a Hugging Face checkpoint: `rows` consecutive rows of ours. `transposed`: stored there as [in,out].
 struct HuggingFacePart {
   std::string name;
@@ -63,23 +72,40 @@ struct Parameter {
   int64_t counted_rows;   // rows below it are padding of the vocabulary: zero for ever, counted nowhere
   double init_mean, init_std;
   bool decay;
-  uint32_t id;     // of random draws: (block + 1) * 256 + role, block -1 outside of the blocks
-  int64_t offset;  // in the flat arrays
+  uint32_t id;  // of random draws: (block + 1) * 256 + role, block -1 outside of the blocks
+  Plane plane;
+  int64_t offset;  // in the flat arrays of its plane
   std::vector<HuggingFacePart> parts;
 
   int64_t elements() const { return rows * columns; }
   int64_t counted_elements() const { return counted_rows * columns; }
 };
 
+/// A part of a plane's flat arrays.
+struct Extent {
+  int64_t offset;    // of the first tensor, a multiple of kLeafElements
+  int64_t elements;  // gaps between tensors included
+};
+
 struct Bucket {
   std::string name;  // for messages
-  int64_t offset;    // of its first tensor, a multiple of kLeafElements
-  int64_t elements;  // up to the next bucket, gaps between tensors included
+  std::array<Extent, kPlanes> extents;
+
+  const Extent& extent(Plane plane) const { return extents[static_cast<size_t>(plane)]; }
+  int64_t elements() const { return extents[0].elements + extents[1].elements; }
+};
+
+/// One flat array a plane; absent where the plane is empty.
+struct FlatArrays {
+  std::array<View, kPlanes> planes;
+
+  View plane(Plane plane) const { return planes[static_cast<size_t>(plane)]; }
+  View at(const Parameter& p) const { return plane(p.plane).at(p.offset); }
 };
 
 class ParameterTable {
  public:
-  ParameterTable(const ModelConfig& model, bool decay_embeddings);
+  explicit ParameterTable(const Config& config);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const std::vector<Bucket>& buckets() const { return buckets_; }
@@ -94,14 +120,16 @@ class ParameterTable {
   int head_bucket() const { return tied_ ? embedding_bucket() : final_bucket(); }
   bool tied() const { return tied_; }
 
-  /// Elements of the flat arrays, gaps included.
-  int64_t flat_elements() const { return flat_elements_; }
+  /// Elements of a plane's flat arrays, gaps included.
+  int64_t flat_elements(Plane plane) const { return flat_elements_[static_cast<size_t>(plane)]; }
   /// Parameters that count: no gaps, no padded rows, a tied head once.
   int64_t counted_elements() const;
   int64_t counted_elements(ParameterGroup group) const;
-  /// Segments of whole tensors, for the operations over flat arrays. Of one bucket, offsets from the bucket's start.
-  std::vector<Segment> segments() const;
-  std::vector<Segment> bucket_segments(int bucket) const;
+  int64_t counted_elements(Plane plane) const;
+  /// Segments of whole tensors, for the operations over a plane's flat arrays. Of one bucket, offsets from the start of
+  /// its part in that plane.
+  std::vector<Segment> segments(Plane plane) const;
+  std::vector<Segment> bucket_segments(int bucket, Plane plane) const;
 
  private:
   void add_block(const ModelConfig& model, int layer);
@@ -115,11 +143,19 @@ class ParameterTable {
 
   std::vector<Parameter> parameters_;
   std::vector<Bucket> buckets_;
-  int64_t flat_elements_ = 0;
-  int position_bucket_ = -1;
+  Plane plane_of(ParameterGroup group) const;
+
+  const PrecisionConfig precision_;
+  const bool decay_embeddings_;
   bool tied_ = false;
-  bool decay_embeddings_;
+  int position_bucket_ = -1;
+  std::array<int64_t, kPlanes> flat_elements_ = {};
 };
+
+/// The strategy whose rule and types a plane follows.
+Strategy strategy_of(Plane plane, const PrecisionConfig& precision);
+/// Bytes of weight, extras, gradient and moments over all parameters that count, for each of them.
+double bytes_per_parameter(const Config& config);
 
 /// Rows of embedding and head as stored: the vocabulary padded to a multiple of 64.
 int64_t padded_vocabulary(const ModelConfig& model);

@@ -5,7 +5,8 @@
 //   FP32 storage: the first micro-batch of a step (A = g_0 exactly)
 //   BF16 storage: a step of one micro-batch (A = the product's own RN), but for the head's bucket, whose chunks add up
 // Else g_i lies in an FP32 scratch: one for the bucket at hand, and one of its own for a tied embedding, which stays
-// open from the head to the end of backward.
+// open from the head to the end of backward. A bucket's scratch has its part in the strategy's plane first, then that
+// in the FP32 plane.
 #pragma once
 
 #include <vector>
@@ -19,7 +20,7 @@ namespace dither {
 class PlainParameters final : public ParameterAccess {
  public:
   struct Options {
-    DType weight;
+    DType weight;  // of the strategy's plane
     GradientStorage gradient;
     int64_t micro_batches;  // of a step
     uint64_t seed;
@@ -37,8 +38,8 @@ class PlainParameters final : public ParameterAccess {
   /// Gradients that follow belong to this micro-batch of the step, from 0.
   void begin_micro_batch(int64_t index) { micro_batch_ = index; }
 
-  View weights() const { return weights_; }      // flat, table.flat_elements()
-  View gradients() const { return gradients_; }  // flat; complete after the last micro-batch's backward
+  const FlatArrays& weights() const { return weights_; }
+  const FlatArrays& gradients() const { return gradients_; }  // complete after the last micro-batch's backward
 
   const BucketViews& before_forward(int bucket) override;
   const BucketViews& before_backward(int bucket) override;
@@ -47,6 +48,8 @@ class PlainParameters final : public ParameterAccess {
 
  private:
   bool direct(int bucket) const;
+  /// The scratch of a bucket's part in a plane.
+  View scratch(int bucket, Plane plane) const;
   static int64_t scratch_elements(const ParameterTable& table, const Options& options, int64_t* shared);
 
   const ParameterTable& table_;
@@ -54,12 +57,15 @@ class PlainParameters final : public ParameterAccess {
   Backend& backend_;
   const StepScalars* scalars_;
   Stream stream_;
-  View weights_, gradients_;
+  FlatArrays weights_, gradients_;
   View scratch_;  // FP32 [shared | tied embedding]
   int64_t tied_offset_ = 0;
   std::vector<BucketViews> views_;
-  std::vector<Segment*> segments_;  // by bucket, in backend memory
-  std::vector<int64_t> segment_counts_;
+  struct SegmentList {
+    Segment* data;  // in backend memory
+    int64_t count;
+  };
+  std::vector<std::array<SegmentList, kPlanes>> segments_;  // by bucket
   Segment* segment_memory_ = nullptr;
   int64_t micro_batch_ = 0;
 };

@@ -18,21 +18,30 @@ UpdateMeasures to_measures(const ExactSum& squared_gradient, const UpdateSums& s
   m.edq = intended > 0 ? sums.effective_dot.value() / intended : 0;
   m.edq_full = intended > 0 ? sums.full_dot.value() / intended : 0;
   m.imprecision = parameters > 0 ? 100.0 * static_cast<double>(sums.unchanged) / static_cast<double>(parameters) : 0;
+  if (sums.sized > 0) {
+    m.update_to_ulp = std::exp2(static_cast<double>(sums.octaves) / kOctave / static_cast<double>(sums.sized));
+  }
   return m;
 }
 
 }  // namespace
 
 Optimizer::Buffers Optimizer::place(const Config& config, const ParameterTable& table, Arena& arena) {
-  const StrategyInfo& s = strategy_info(config.precision.strategy);
-  const int64_t n = table.flat_elements();
-  auto tensor = [&](DType type) { return type == DType::none ? View() : arena.tensor(n, type); };
   Buffers b{};
-  b.weight_extra = tensor(s.weight_extra);
-  b.first_moment = tensor(s.first_moment);
-  b.second_moment = tensor(s.second_moment);
-  b.second_moment_extra = tensor(s.second_moment_extra);
-  b.segments = arena.array<Segment>(static_cast<int64_t>(table.parameters().size()));
+  for (const Plane plane : kAllPlanes) {
+    const int64_t n = table.flat_elements(plane);
+    if (n == 0) continue;
+    const StrategyInfo& s = strategy_info(strategy_of(plane, config.precision));
+    const bool chosen = plane == Plane::strategy;
+    auto tensor = [&](DType type) { return type == DType::none ? View() : arena.tensor(n, type); };
+    PlaneBuffers& p = b.planes[static_cast<size_t>(plane)];
+    p.weight_extra = tensor(s.weight_extra);
+    p.first_moment = tensor(chosen ? config.precision.first_moment : s.first_moment);
+    p.second_moment = tensor(chosen ? config.precision.second_moment : s.second_moment);
+    p.second_moment_extra = tensor(s.second_moment_extra);
+    p.segment_count = static_cast<int64_t>(table.segments(plane).size());
+    p.segments = arena.array<Segment>(p.segment_count);
+  }
   b.group_norms = arena.array<ExactSum>(kParameterGroups);
   b.group_sums = arena.array<UpdateSums>(kParameterGroups);
   return b;
@@ -44,8 +53,8 @@ void Optimizer::plan(const Config& config, const ParameterTable& table, MemoryPl
   plan.optimizer_state += arena.bytes();
 }
 
-Optimizer::Optimizer(const Config& config, const ParameterTable& table, View weights, ConstView gradients,
-                     Backend& backend, StepScalars* scalars, Stream stream)
+Optimizer::Optimizer(const Config& config, const ParameterTable& table, const FlatArrays& weights,
+                     const FlatArrays& gradients, Backend& backend, StepScalars* scalars, Stream stream)
     : config_(config),
       table_(table),
       weights_(weights),
@@ -58,19 +67,23 @@ Optimizer::Optimizer(const Config& config, const ParameterTable& table, View wei
   memory_ = backend.allocate(counted.bytes());
   Arena arena(memory_);
   b_ = place(config, table, arena);
-  const std::vector<Segment> segments = table.segments();
-  segment_count_ = static_cast<int64_t>(segments.size());
-  backend.copy_from_host(b_.segments, segments.data(), segment_count_ * static_cast<int64_t>(sizeof(Segment)), stream);
-  backend.synchronize(stream);
+  for (const Plane plane : kAllPlanes) {
+    const PlaneBuffers& p = b_.planes[static_cast<size_t>(plane)];
+    const std::vector<Segment> segments = table.segments(plane);
+    const int64_t bytes = p.segment_count * static_cast<int64_t>(sizeof(Segment));
+    if (p.segment_count > 0) backend.copy_from_host(p.segments, segments.data(), bytes, stream);
+    backend.synchronize(stream);
+  }
 }
 
 Optimizer::~Optimizer() { backend_.free(memory_); }
 
 void Optimizer::initialise() {
   for (const Parameter& p : table_.parameters()) {
-    backend_.initialise({.weight = weights_.at(p.offset),
-                         .extra = b_.weight_extra ? b_.weight_extra.at(p.offset) : View(),
-                         .strategy = config_.precision.strategy,
+    const View extra = b_.planes[static_cast<size_t>(p.plane)].weight_extra;
+    backend_.initialise({.weight = weights_.at(p),
+                         .extra = extra ? extra.at(p.offset) : View(),
+                         .strategy = strategy_of(p.plane, config_.precision),
                          .count = p.counted_elements(),
                          .mean = p.init_mean,
                          .std = p.init_std,
@@ -83,20 +96,29 @@ void Optimizer::initialise() {
 // Only counted rows are set: padded rows stay the zeros of a fresh allocation.
 void Optimizer::set_weights(const Parameter& parameter, const std::vector<float>& values) {
   DITHER_ASSERT(static_cast<int64_t>(values.size()) == parameter.counted_elements());
-  const StrategyInfo& s = strategy_info(config_.precision.strategy);
-  const int64_t n = parameter.counted_elements();
-  std::vector<Bf16> hi(values.size()), lo(values.size());
+  const StrategyInfo& s = strategy_info(strategy_of(parameter.plane, config_.precision));
+  std::vector<float> w(values.size()), extra(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
-    hi[i] = round_nearest(values[i]);
-    lo[i] = round_nearest(values[i] - to_float(hi[i]));
+    const float value = values[i];
+    const StoredWeight stored = with_weight_rule(s.write, [value](auto rule) { return rule.initial(value); });
+    w[i] = stored.w;
+    extra[i] = stored.extra;
   }
-  const View weight = weights_.at(parameter.offset);
-  const void* stored = s.weight == DType::fp32 ? static_cast<const void*>(values.data()) : hi.data();
-  backend_.copy_from_host(weight.data, stored, n * size_of(s.weight), stream_);
-  if (b_.weight_extra) {
-    const void* extra = s.weight_extra == DType::fp32 ? static_cast<const void*>(values.data()) : lo.data();
-    backend_.copy_from_host(b_.weight_extra.at(parameter.offset).data, extra, n * size_of(s.weight_extra), stream_);
+  copy_as_stored(w, weights_.at(parameter));
+  const View extras = b_.planes[static_cast<size_t>(parameter.plane)].weight_extra;
+  if (extras) copy_as_stored(extra, extras.at(parameter.offset));
+}
+
+// Floats that hold values of the view's type, narrowed to it.
+void Optimizer::copy_as_stored(const std::vector<float>& values, View to) {
+  const int64_t bytes = static_cast<int64_t>(values.size()) * size_of(to.type);
+  std::vector<uint16_t> narrow(to.type == DType::fp32 ? 0 : values.size());
+  for (size_t i = 0; i < narrow.size(); ++i) {
+    narrow[i] = to.type == DType::int16 ? static_cast<uint16_t>(static_cast<int16_t>(values[i]))
+                                        : round_nearest(values[i]).bits;
   }
+  const void* stored = narrow.empty() ? static_cast<const void*>(values.data()) : narrow.data();
+  backend_.copy_from_host(to.data, stored, bytes, stream_);
   backend_.synchronize(stream_);
 }
 
@@ -109,35 +131,44 @@ void Optimizer::begin_step(const StepScalars& scalars, bool measure) {
 }
 
 void Optimizer::clip() {
-  backend_.squared_norm({.gradient = gradients_,
-                         .segments = b_.segments,
-                         .segment_count = segment_count_,
-                         .group_sums = measure_ ? b_.group_norms : nullptr,
-                         .scalars = scalars_},
-                        stream_);
+  for (const Plane plane : kAllPlanes) {
+    const PlaneBuffers& p = b_.planes[static_cast<size_t>(plane)];
+    if (p.segment_count == 0) continue;
+    backend_.squared_norm({.gradient = gradients_.plane(plane),
+                           .segments = p.segments,
+                           .segment_count = p.segment_count,
+                           .group_sums = measure_ ? b_.group_norms : nullptr,
+                           .scalars = scalars_},
+                          stream_);
+  }
   backend_.decide_step({.scalars = scalars_}, stream_);
 }
 
 void Optimizer::step() {
-  backend_.adamw({.weight = weights_,
-                  .weight_extra = b_.weight_extra,
-                  .first_moment = b_.first_moment,
-                  .second_moment = b_.second_moment,
-                  .second_moment_extra = b_.second_moment_extra,
-                  .gradient = gradients_,
-                  .segments = b_.segments,
-                  .segment_count = segment_count_,
-                  .strategy = config_.precision.strategy,
-                  .math = config_.precision.math,
-                  .second_moment_rounding = config_.precision.second_moment_rounding,
-                  .beta1 = config_.optimizer.betas[0],
-                  .beta2 = config_.optimizer.betas[1],
-                  .epsilon = config_.optimizer.epsilon,
-                  .weight_decay = config_.optimizer.weight_decay,
-                  .seed = config_.seed,
-                  .scalars = scalars_,
-                  .sums = measure_ ? b_.group_sums : nullptr},
-                 stream_);
+  for (const Plane plane : kAllPlanes) {
+    const PlaneBuffers& p = b_.planes[static_cast<size_t>(plane)];
+    if (p.segment_count == 0) continue;
+    backend_.adamw({.weight = weights_.plane(plane),
+                    .weight_extra = p.weight_extra,
+                    .first_moment = p.first_moment,
+                    .second_moment = p.second_moment,
+                    .second_moment_extra = p.second_moment_extra,
+                    .gradient = gradients_.plane(plane),
+                    .segments = p.segments,
+                    .segment_count = p.segment_count,
+                    .strategy = strategy_of(plane, config_.precision),
+                    .math = plane == Plane::strategy ? config_.precision.math : Math::fp32,
+                    .first_moment_rounding = config_.precision.first_moment_rounding,
+                    .second_moment_rounding = config_.precision.second_moment_rounding,
+                    .beta1 = config_.optimizer.betas[0],
+                    .beta2 = config_.optimizer.betas[1],
+                    .epsilon = config_.optimizer.epsilon,
+                    .weight_decay = config_.optimizer.weight_decay,
+                    .seed = config_.seed,
+                    .scalars = scalars_,
+                    .sums = measure_ ? b_.group_sums : nullptr},
+                   stream_);
+  }
 }
 
 StepMeasures Optimizer::measures() {
@@ -152,26 +183,25 @@ StepMeasures Optimizer::measures() {
   for (size_t g = 0; g < kParameterGroups; ++g) {
     result.groups[g] = to_measures(norms[g], sums[g], table_.counted_elements(static_cast<ParameterGroup>(g)));
     all_norms.add(norms[g]);
-    all.intended_squared.add(sums[g].intended_squared);
-    all.effective_dot.add(sums[g].effective_dot);
-    all.full_dot.add(sums[g].full_dot);
-    all.weight_squared.add(sums[g].weight_squared);
-    all.unchanged += sums[g].unchanged;
+    all.add(sums[g]);
   }
   result.model = to_measures(all_norms, all, table_.counted_elements());
   return result;
 }
 
-std::vector<std::pair<const char*, View>> Optimizer::state() const {
-  std::vector<std::pair<const char*, View>> list;
-  auto add = [&](const char* name, View view) {
-    if (view) list.emplace_back(name, view);
-  };
-  add("weight", weights_);
-  add("weight_extra", b_.weight_extra);
-  add("first_moment", b_.first_moment);
-  add("second_moment", b_.second_moment);
-  add("second_moment_extra", b_.second_moment_extra);
+std::vector<StateArray> Optimizer::state() const {
+  std::vector<StateArray> list;
+  for (const Plane plane : kAllPlanes) {
+    auto add = [&](const char* name, View view) {
+      if (view) list.push_back({name, plane, view, table_.flat_elements(plane)});
+    };
+    const PlaneBuffers& p = b_.planes[static_cast<size_t>(plane)];
+    add("weight", weights_.plane(plane));
+    add("weight_extra", p.weight_extra);
+    add("first_moment", p.first_moment);
+    add("second_moment", p.second_moment);
+    add("second_moment_extra", p.second_moment_extra);
+  }
   return list;
 }
 

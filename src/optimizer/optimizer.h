@@ -20,8 +20,9 @@ struct UpdateMeasures {
   double weight_norm = 0;    // of the stored weight, before the update
   double update_norm = 0;    // ||U||: of what the update intended
   double edq = 0;            // <E,U> / ||U||^2 of the stored weight
-  double edq_full = 0;       // the same of the whole state (hi + lo, master weight)
+  double edq_full = 0;       // the same of the whole state (hi + lo, w - c, master weight)
   double imprecision = 0;    // percent of the parameters that did not change although D != 0
+  double update_to_ulp = 0;  // |U| in BF16 ulps of the weight, geometric mean over normal numbers (log2_ulps())
 };
 
 struct StepMeasures {
@@ -29,11 +30,19 @@ struct StepMeasures {
   std::array<UpdateMeasures, kParameterGroups> groups;  // by ParameterGroup
 };
 
+/// A flat array of the optimizer's state.
+struct StateArray {
+  const char* name;
+  Plane plane;
+  View view;
+  int64_t elements;
+};
+
 class Optimizer {
  public:
-  /// `weights` and `gradients` are flat arrays of table.flat_elements(). Throws Error when memory is short.
-  Optimizer(const Config& config, const ParameterTable& table, View weights, ConstView gradients, Backend& backend,
-            StepScalars* scalars, Stream stream);
+  /// `weights` and `gradients` are flat arrays as `table` lays them out. Throws Error when memory is short.
+  Optimizer(const Config& config, const ParameterTable& table, const FlatArrays& weights, const FlatArrays& gradients,
+            Backend& backend, StepScalars* scalars, Stream stream);
   ~Optimizer();
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
@@ -56,28 +65,31 @@ class Optimizer {
   /// What the last measured step did. Waits for the backend.
   StepMeasures measures();
 
-  /// The flat arrays of the state, in the order of storage: (name, view); absent ones are left out.
-  std::vector<std::pair<const char*, View>> state() const;
+  /// The flat arrays of the state, in the order of storage, weights included; absent ones are left out.
+  std::vector<StateArray> state() const;
 
  private:
-  struct Buffers {
+  struct PlaneBuffers {
     View weight_extra, first_moment, second_moment, second_moment_extra;
     Segment* segments;
+    int64_t segment_count;
+  };
+  struct Buffers {
+    std::array<PlaneBuffers, kPlanes> planes;
     ExactSum* group_norms;   // [kParameterGroups]
     UpdateSums* group_sums;  // [kParameterGroups]
   };
   static Buffers place(const Config& config, const ParameterTable& table, Arena& arena);
+  void copy_as_stored(const std::vector<float>& values, View to);
 
   const Config& config_;
   const ParameterTable& table_;
-  View weights_;
-  ConstView gradients_;
+  FlatArrays weights_, gradients_;
   Backend& backend_;
   StepScalars* scalars_;
   Stream stream_;
   void* memory_ = nullptr;
   Buffers b_{};
-  int64_t segment_count_ = 0;
   bool measure_ = false;
 };
 

@@ -21,8 +21,8 @@ double learning_rate_at(const OptimizerConfig& optimizer, int64_t steps, int64_t
       return lr * (f + (1 - f) * 0.5 * (1 + std::cos(std::numbers::pi * p)));
     case ScheduleKind::wsd: {
       const double decay_steps = std::max(1.0, s.decay_fraction * static_cast<double>(steps));
-      const double decayed = (static_cast<double>(step - steps) + decay_steps) / decay_steps;
-      return lr * (1 - (1 - f) * std::clamp(decayed, 0.0, 1.0));
+      const double decayed = std::clamp((static_cast<double>(step - steps) + decay_steps) / decay_steps, 0.0, 1.0);
+      return lr * (1 - (1 - f) * (s.decay_shape == DecayShape::linear ? decayed : std::sqrt(decayed)));
     }
   }
   return lr;

@@ -12,7 +12,9 @@ namespace dither {
 ///   constant  lr
 ///   linear    lr * (1 - (1-f) p)
 ///   cosine    lr * (f + (1-f) (1 + cos(pi p)) / 2)
-///   wsd       lr, then linear to f * lr over the last decay_fraction of all steps (warm-up, stable, decay)
+///   wsd       lr, then over the last decay_fraction of all steps (warm-up, stable, decay), with q the share of them
+///             that is done: linear  lr * (1 - (1-f) q)     1-sqrt  lr * (1 - (1-f) sqrt(q)), Haegele et al.,
+///             arXiv 2405.18392
 double learning_rate_at(const OptimizerConfig& optimizer, int64_t steps, int64_t step);
 
 }  // namespace dither

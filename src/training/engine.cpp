@@ -53,7 +53,7 @@ std::unique_ptr<Backend> make_backend(const Config& config) {
 }
 
 MemoryPlan Engine::plan(const Config& config) {
-  const ParameterTable table(config.model, config.optimizer.decay_embeddings);
+  const ParameterTable table(config);
   MemoryPlan plan;
   plan.workspace += sizeof(StepScalars) + sizeof(ExactSum);
   PlainParameters::plan(table, parameter_options(config), plan);
@@ -65,7 +65,7 @@ MemoryPlan Engine::plan(const Config& config) {
 Engine::Engine(const Config& config) : Engine(config, make_backend(config)) {}
 
 Engine::Engine(const Config& config, std::unique_ptr<Backend> backend)
-    : config_(config), table_(config.model, config.optimizer.decay_embeddings), backend_(std::move(backend)) {
+    : config_(config), table_(config), backend_(std::move(backend)) {
   check_fit(plan(config_));
   scalars_ = static_cast<StepScalars*>(backend_->allocate(sizeof(StepScalars)));
   evaluation_sum_ = static_cast<ExactSum*>(backend_->allocate(sizeof(ExactSum)));

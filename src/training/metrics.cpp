@@ -3,7 +3,9 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/commit.h"
 #include "base/error.h"
+#include "src/model/parameter_table.h"  // bytes_per_parameter()
 
 namespace dither {
 
@@ -18,6 +20,7 @@ void add_measures(Json& event, const UpdateMeasures& m) {
   event["edq"] = number(m.edq);
   event["edq_full"] = number(m.edq_full);
   event["imprecision"] = number(m.imprecision);
+  event["update_to_ulp"] = number(m.update_to_ulp);
   event["update_norm"] = number(m.update_norm);
   event["weight_norm"] = number(m.weight_norm);
 }
@@ -43,8 +46,10 @@ void MetricsLog::start(const Config& config, int64_t parameters, const std::stri
                   {"seed", config.seed},
                   {"strategy", strategy_info(config.precision.strategy).name},
                   {"parameters", parameters},
+                  {"bytes_per_parameter", bytes_per_parameter(config)},
                   {"steps", config.steps},
-                  {"backend", backend}}));
+                  {"backend", backend},
+                  {"commit", commit()}}));
 }
 
 void MetricsLog::step(const StepRecord& r) {

@@ -76,9 +76,8 @@ void Progress::start_up(const StartUpFacts& facts) {
   peak_ = facts.matrix_peak;
   flop_per_token_ = facts.flop_per_token;
   const StrategyInfo& s = strategy_info(config_.precision.strategy);
-  const DType gradient = config_.precision.gradient == GradientStorage::fp32 ? DType::fp32 : DType::bf16;
   say(fmt::format("model        {}    {} parameters", model_text(config_.model), with_commas(facts.parameters)));
-  say(fmt::format("strategy     {}: {}    {} bytes a parameter", s.name, s.meaning, bytes_per_parameter(s, gradient)));
+  say(fmt::format("strategy     {}: {}    {:.4g} bytes a parameter", s.name, s.meaning, bytes_per_parameter(config_)));
   say(fmt::format("batch        {}", batch_text(config_)));
   say(fmt::format("device       {}    {} matrix products reach {:.3g} TFLOP/s (random data)", facts.backend,
                   config_.precision.compute == DType::fp32 ? "FP32" : "BF16", facts.matrix_peak / 1e12));

@@ -35,17 +35,21 @@ const std::map<std::string, Texts> kFloors = {
     {"src/checkpoint", {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer"}},
     {"src/training",
      {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint"}},
-    {"src/commands",
+    {"src/comparison",
      {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint",
       "src/training"}},
+    {"src/commands",
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint",
+      "src/training", "src/comparison"}},
     {"src", {"base", "src/commands"}},  // main.cpp: one line a command
 };
 
 /// Each costs a second or more in every file that sees it. json_fwd.hpp only declares names.
 const std::regex kHeavy(R"(^(nlohmann/(?!json_fwd)|spdlog/|fmt/|CLI/|catch2/))");
 
-/// Rooms that parse JSON: the config's text, and the headers of safetensors files with the manifests beside them.
-const Texts kParsers = {"src/config", "src/checkpoint"};
+/// Rooms that parse JSON: the config's text, the headers of safetensors files with the manifests beside them, and the
+/// events of metrics.jsonl.
+const Texts kParsers = {"src/config", "src/checkpoint", "src/comparison"};
 
 std::string room_of(const std::string& path) {
   std::string room;

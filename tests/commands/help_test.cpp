@@ -1,4 +1,5 @@
 // What the command line says of itself, and what it says to a mistake in it.
+#include "base/commit.h"
 #include "tests/catch.h"
 #include "tests/commands/program.h"
 
@@ -25,6 +26,15 @@ TEST_CASE("help names every command and every command has help of its own") {
     REQUIRE(has(own.out, "Usage: dither " + command));
     REQUIRE(has(own.out, "Example:\n  dither " + command));
   }
+}
+
+// Catches: a version on stderr, a commit that the metrics do not name alike.
+TEST_CASE("the program says its version and commit") {
+  const Workplace place;
+  const Outcome version = place.run({"--version"});
+  REQUIRE(version.status == 0);
+  REQUIRE(version.err.empty());
+  REQUIRE(version.out == "dither 0.1.0, commit " + std::string(commit()) + "\n");
 }
 
 // Catches: an unknown option that is ignored, the parser's own exit statuses (above 100), a message without the place.

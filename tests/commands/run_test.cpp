@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/commit.h"
 #include "tests/catch.h"
 #include "tests/commands/program.h"
 
@@ -41,6 +42,8 @@ TEST_CASE("a run leaves config, metrics, log and weights") {
   }
   const std::vector<Json> events = place.events("a");
   REQUIRE(events.front().at("event") == "start");
+  REQUIRE(events.front().at("bytes_per_parameter") == 8);  // bf16_sr
+  REQUIRE(events.front().at("commit") == commit());
   REQUIRE(events.back().at("event") == "end");
   REQUIRE(events.back().at("reason") == "completed");
   REQUIRE(of_kind(events, "evaluation").size() == 2);  // after step 2 and at the end

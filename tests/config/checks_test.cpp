@@ -25,7 +25,7 @@ TEST_CASE("an unknown key is an error with the nearest key, or with what is allo
         "t.json: batch.zzz is not a key\n       allowed in batch: tokens_per_step, micro_batch_size");
   CHECK(contains(
       error_of(small_with(R"({"checkpoints": {}})")),
-      "t.json: checkpoints is not a key\n       allowed: $schema, extends, name, seed, device, steps, model, "));
+      "t.json: checkpoints is not a key\n       allowed: $schema, extends, name, seed, device, steps, vary, model, "));
   CHECK(error_of(small_with(R"({"optimizer.epsilon": 1})")) ==
         "t.json: \"optimizer.epsilon\" is not a key: a name has letters and no dot, sections are nested objects");
   CHECK(contains(error_of(small_with(R"({"": {"steps": 5}})")), "t.json: \"\" is not a key"));
@@ -36,10 +36,10 @@ TEST_CASE("an unknown key is an error with the nearest key, or with what is allo
 TEST_CASE("a wrong value is shown with what is allowed and the nearest word") {
   CHECK(error_of(small_with(R"({"batch": {"micro_batch_size": 12.5}})")) ==
         "t.json: batch.micro_batch_size is 12.5, needs an integer from 1 to 65536");
-  CHECK(
-      error_of(small_with(R"({"precision": {"strategy": "bf16sr"}})")) ==
-      "t.json: precision.strategy is \"bf16sr\", needs one of fp32, bf16, bf16_sr, mixed, collage_light, collage_plus\n"
-      "       nearest: bf16_sr");
+  CHECK(error_of(small_with(R"({"precision": {"strategy": "bf16sr"}})")) ==
+        "t.json: precision.strategy is \"bf16sr\", needs one of fp32, bf16, bf16_sr, bf16_kahan, "
+        "collage_light, collage_plus, bf16_fp32_states, split32, mixed, mixed_autocast\n"
+        "       nearest: bf16_sr");
   CHECK(contains(error_of(small_with(R"({"model": {"preset": "gpt2-124M"}})")), "\n       nearest: gpt2-124m"));
   CHECK(error_of(small_with(R"({"optimizer": {"betas": [0.9, 1.0]}})")) ==
         "t.json: optimizer.betas is [0.9, 1.0], needs two reals above 0 and below 1");
@@ -116,7 +116,14 @@ TEST_CASE("gradient, residual and compute follow the strategy") {
   CHECK(precision("mixed").gradient == GradientStorage::fp32);
   CHECK(precision("mixed").residual == DType::bf16);
   CHECK(precision("mixed").compute == DType::bf16);
-  for (const char* strategy : {"bf16", "bf16_sr", "collage_light", "collage_plus"}) {
+  CHECK(precision("mixed_autocast").gradient == GradientStorage::fp32);
+  CHECK(precision("mixed_autocast").residual == DType::fp32);
+  CHECK(precision("mixed_autocast").compute == DType::bf16);
+  CHECK(precision("bf16_sr").first_moment == DType::bf16);
+  CHECK(precision("split32").first_moment == DType::fp32);
+  CHECK(precision("bf16_fp32_states").second_moment == DType::fp32);
+  for (const char* strategy :
+       {"bf16", "bf16_sr", "bf16_kahan", "collage_light", "collage_plus", "bf16_fp32_states", "split32"}) {
     CHECK(precision(strategy).gradient == GradientStorage::bf16_sr);
     CHECK(precision(strategy).residual == DType::bf16);
     CHECK(precision(strategy).compute == DType::bf16);
@@ -141,13 +148,55 @@ TEST_CASE("contradictions in precision are refused with a cure") {
         contains(message, "t.json: precision.compute is \"fp32\", but precision.strategy \"" + std::string(strategy)));
     CHECK(contains(message, "leave the key out, or choose precision.strategy \"fp32\""));
   }
-  for (const char* strategy : {"fp32", "mixed"}) {
+  for (const char* strategy : {"fp32", "mixed", "split32", "bf16_fp32_states", "mixed_autocast"}) {
     CHECK(contains(precision_error(std::string(R"("math": "bf16", "strategy": ")") + strategy + "\""),
                    "keeps FP32 states"));
   }
+  CHECK(precision_error(R"("strategy": "mixed_autocast", "gradient": "bf16_sr")") ==
+        "t.json: precision.gradient is \"bf16_sr\", but precision.strategy \"mixed_autocast\" keeps FP32 gradients: "
+        "leave "
+        "the key out, or choose another strategy");
+  CHECK_NOTHROW(parsed(small_with(R"({"precision": {"strategy": "mixed_autocast", "compute": "fp32"}})")));
+  CHECK(precision_error(R"("strategy": "mixed", "first_moment": "bf16")") ==
+        "t.json: precision.first_moment is \"bf16\", but precision.strategy \"mixed\" keeps it in fp32: leave the key "
+        "out; under \"split32\" it is a choice");
+  CHECK(contains(precision_error(R"("strategy": "bf16_sr", "second_moment": "fp32")"), "keeps it in bf16"));
+  CHECK_NOTHROW(parsed(small_with(R"({"precision": {"strategy": "split32", "second_moment": "bf16"}})")));
   CHECK_NOTHROW(
       parsed(small_with(R"({"precision": {"strategy": "bf16_sr", "residual": "fp32", "gradient": "fp32"}})")));
   CHECK_NOTHROW(parsed(small_with(R"({"precision": {"strategy": "mixed", "gradient": "bf16"}})")));
+}
+
+// Catches: a word taken twice, an order that follows the file, a list that to_json() writes otherwise than it was read.
+TEST_CASE("fp32_parameters is a list of kinds, each at most once") {
+  const auto given = [](const std::string& list) {
+    return small_with("{\"precision\": {\"fp32_parameters\": " + list + "}}");
+  };
+  const Config config = parsed(given(R"(["embedding", "norm"])"));
+  CHECK(config.precision.fp32_parameters == std::vector<ParameterKind>{ParameterKind::norm, ParameterKind::embedding});
+  CHECK(config.precision.keeps_fp32(ParameterKind::norm));
+  CHECK_FALSE(config.precision.keeps_fp32(ParameterKind::bias));
+  CHECK(to_json(parsed(to_json(config))) == to_json(config));
+  CHECK(parsed(kSmall, {R"(precision.fp32_parameters=["bias"])"}).precision.keeps_fp32(ParameterKind::bias));
+  const std::string allowed = "needs a list without repetition of norm, bias, embedding";
+  CHECK(contains(error_of(given(R"(["norm", "norm"])")), allowed));
+  CHECK(contains(error_of(given(R"(["gain"])")), allowed));
+  CHECK(contains(error_of(given(R"("norm")")), allowed));
+}
+
+TEST_CASE("keys that do nothing under the strategy or schedule at hand are warned of") {
+  const auto only = [](const std::string& patch) {
+    const auto warnings = warnings_of(small_with(patch));
+    REQUIRE(warnings.size() == 1);
+    return warnings[0];
+  };
+  CHECK(only(R"({"precision": {"strategy": "fp32", "fp32_parameters": ["norm"]}})") ==
+        "precision.fp32_parameters does nothing under precision.strategy \"fp32\", which keeps all in FP32");
+  CHECK(only(R"({"precision": {"strategy": "mixed", "first_moment_rounding": "stochastic"}})") ==
+        "precision.first_moment_rounding \"stochastic\" does nothing under precision.strategy \"mixed\", whose first "
+        "moment is FP32");
+  CHECK(only(R"({"optimizer": {"schedule": {"decay_shape": "1-sqrt"}}})") ==
+        "optimizer.schedule.decay_shape \"1-sqrt\" does nothing under optimizer.schedule.kind \"cosine\"");
 }
 
 TEST_CASE("validation at intervals needs validation data") {
@@ -173,7 +222,10 @@ TEST_CASE("a second moment that BF16 cannot hold is warned of, with cures") {
     CHECK(contains(beta_warning(beta_one(strategy), 0.998), "can hardly fall"));
     CHECK(beta_warning(beta_one(strategy) + R"(, "second_moment_rounding": "stochastic")", 0.999).empty());
   }
-  for (const char* strategy : {"fp32", "mixed", "collage_plus"}) CHECK(beta_warning(beta_one(strategy), 0.999).empty());
+  for (const char* strategy : {"fp32", "mixed", "collage_plus", "split32", "bf16_fp32_states"}) {
+    CHECK(beta_warning(beta_one(strategy), 0.999).empty());
+  }
+  CHECK_FALSE(beta_warning(R"("strategy": "split32", "second_moment": "bf16")", 0.999).empty());
   CHECK(beta_warning(beta_one("bf16_sr"), 0.999) ==
         "optimizer.betas[1] 0.999 with precision.second_moment_rounding \"nearest\": a BF16 second moment cannot fall "
         "(1 - 0.999 < 2^-9): THE RUN GOES WRONG once gradients shrink\n"

@@ -25,7 +25,8 @@ std::string small_with_key(const std::string& path, Json value) {
 
 /// Values of a wrong type, for every type of key.
 std::vector<Json> wrong_types(const Key& key) {
-  std::vector<Json> wrong = {Json::array(), Json::object(), Json::array({Json::array()}), Json::array({1, "a"})};
+  std::vector<Json> wrong = {Json::object(), Json::array({Json::array()}), Json::array({1, "a"})};
+  if (key.type != KeyType::words) wrong.push_back(Json::array());
   if (key.type != KeyType::boolean) wrong.emplace_back(true);
   if (key.type != KeyType::text && key.type != KeyType::word) wrong.emplace_back("1");
   if (key.type != KeyType::integer && key.type != KeyType::real) wrong.emplace_back(1);
@@ -58,9 +59,14 @@ std::vector<Json> out_of_range(const Key& key) {
     case KeyType::word:
       wrong = {"no such word", "FP32", " fp32"};
       break;
+    case KeyType::words:
+      wrong = {Json::array({"no such word"}), Json::array({key.words[0].name, key.words[0].name})};
+      break;
     case KeyType::text:
       if (key.rule == TextRule::path || key.rule == TextRule::folder_name) wrong.emplace_back("");
       if (key.rule != TextRule::any) wrong.push_back(std::string("a\0b", 3));
+      break;
+    case KeyType::variation:  // its inside: study_test.cpp
       break;
   }
   if (key.type == KeyType::real && key.reals.low_open) wrong.emplace_back(key.reals.low);
@@ -99,7 +105,9 @@ TEST_CASE("every key keeps its bounds and its words, alone") {
     if (key.type == KeyType::real && !key.reals.low_open) values = {key.reals.low, key.reals.high};
     if (key.type == KeyType::pair) values = {Json::array({0.25, 0.75})};
     if (key.type == KeyType::text) values = {"a", "b"};
-    for (const Word& word : key.words) values.emplace_back(word.name);
+    for (const Word& word : key.words) {
+      values.push_back(key.type == KeyType::words ? Json::array({word.name}) : Json(word.name));
+    }
     for (const Json& value : values) {
       INFO(key.path << " = " << value.dump());
       REQUIRE(problem(key, value).empty());
@@ -146,6 +154,9 @@ TEST_CASE("each word stands for its own enumerator") {
   CHECK(with("optimizer.schedule.kind", "linear").optimizer.schedule.kind == ScheduleKind::linear);
   CHECK(with("optimizer.schedule.kind", "cosine").optimizer.schedule.kind == ScheduleKind::cosine);
   CHECK(with("optimizer.schedule.kind", "wsd").optimizer.schedule.kind == ScheduleKind::wsd);
+  CHECK(with("optimizer.schedule.decay_shape", "linear").optimizer.schedule.decay_shape == DecayShape::linear);
+  CHECK(with("optimizer.schedule.decay_shape", "1-sqrt").optimizer.schedule.decay_shape == DecayShape::one_minus_sqrt);
+  CHECK(with("precision.first_moment_rounding", "stochastic").precision.first_moment_rounding == Rounding::stochastic);
 }
 
 TEST_CASE("the words of precision.strategy are those of the table of strategies") {
@@ -156,6 +167,27 @@ TEST_CASE("the words of precision.strategy are those of the table of strategies"
     CHECK(config.precision.strategy == info.id);
     CHECK(contains(config_reference(), info.meaning));
   }
+}
+
+// Catches: a strategy, a component or a formula that the page leaves out.
+TEST_CASE("the page of strategies shows each one with its bytes, its rule and what EDQ is taken of") {
+  const std::string page = strategies_page();
+  for (const StrategyInfo& info : kStrategies) {
+    INFO(info.name);
+    const size_t begin = page.find("## `" + std::string(info.name) + "`");
+    REQUIRE(begin != std::string::npos);
+    const std::string section = page.substr(begin, page.find("\n## ", begin) - begin);
+    CHECK(contains(section, info.meaning));
+    with_weight_rule(info.write, [&](auto rule) {
+      CHECK(contains(section, rule.formula));
+      CHECK(contains(section, std::string("`edq_full` of ") + rule.whole + "."));
+    });
+    CHECK(contains(page, "\n| `" + std::string(info.name) + "` | "));
+  }
+  CHECK(
+      contains(page, "| `split32` | BF16 | lo int16 | BF16 | FP32 or BF16 | FP32 or BF16 | BF16 | BF16 | 10 to 14 |"));
+  CHECK(contains(page, "| `collage_plus` | BF16 | dw BF16 | BF16 | BF16 | BF16 + dv BF16 | BF16 | BF16 | 12 |"));
+  CHECK(contains(page, "| `mixed_autocast` | FP32 | - | FP32 | FP32 | FP32 | FP32 | BF16 | 16 |"));
 }
 
 // Catches: a key that the schema or the page forgets, a schema of the wrong nesting, a section that accepts anything.
@@ -195,7 +227,7 @@ std::string file_text(const std::string& path) {
 }
 
 // After a change of the table this test fails once, and leaves the new text in the build folder, ready to be copied.
-TEST_CASE("the committed schema and reference page are the generated ones") {
+TEST_CASE("the committed schema and reference pages are the generated ones") {
   const auto compare = [](const std::string& name, const std::string& generated) {
     const std::string fresh = std::string(DITHER_BINARY_DIR) + "/" + name;
     const bool same = file_text(std::string(DITHER_SOURCE_DIR) + "/docs/" + name) == generated;
@@ -205,6 +237,7 @@ TEST_CASE("the committed schema and reference page are the generated ones") {
   };
   compare("config.schema.json", config_schema());
   compare("configuration.md", config_reference());
+  compare("strategies.md", strategies_page());
 }
 
 TEST_CASE("every file in configs/ loads without a warning") {

@@ -20,20 +20,23 @@ struct State {
   TestTensor w, extra, m, v, v_extra;
 
   explicit State(Strategy strategy)
+      : State(strategy, strategy_info(strategy).first_moment, strategy_info(strategy).second_moment) {}
+  State(Strategy strategy, DType first_moment, DType second_moment)
       : info(strategy_info(strategy)),
         w(info.weight, kFlatElements),
         extra(info.weight_extra, kFlatElements),
-        m(info.first_moment, kFlatElements),
-        v(info.second_moment, kFlatElements),
+        m(first_moment, kFlatElements),
+        v(second_moment, kFlatElements),
         v_extra(info.second_moment_extra, kFlatElements) {
     const TestTensor draw = normal_tensor(DType::fp32, kFlatElements, 21, 0.02);
     const TestTensor moment = normal_tensor(DType::fp32, kFlatElements, 22, 1e-3);
     for_each_element(flat_layout(), [&](const Segment&, int64_t i, int64_t) {
-      w.set(i, draw.get(i));
+      const auto initial = static_cast<float>(draw.get(i));
+      const StoredWeight stored = with_weight_rule(info.write, [&](auto rule) { return rule.initial(initial); });
+      w.set(i, stored.w);
+      if (info.weight_extra != DType::none) extra.set(i, stored.extra);
       m.set(i, moment.get(i));
       v.set(i, 1e-6 + moment.get(i) * moment.get(i));
-      if (info.write == WeightWrite::master) extra.set(i, draw.get(i));
-      if (info.write == WeightWrite::grow) extra.set(i, draw.get(i) - w.get(i));
       if (info.second_moment_extra != DType::none) v_extra.set(i, v.get(i) * 0x1p-11);
     });
   }
@@ -85,6 +88,7 @@ AdamW operation(State& state, ConstView gradient, const std::vector<Segment>& se
           .segment_count = static_cast<int64_t>(segments.size()),
           .strategy = state.info.id,
           .math = Math::fp32,
+          .first_moment_rounding = Rounding::nearest,
           .second_moment_rounding = Rounding::nearest,
           .beta1 = 0.9,
           .beta2 = 0.95,
@@ -98,19 +102,21 @@ AdamW operation(State& state, ConstView gradient, const std::vector<Segment>& se
 /// Sums of one group in FP64, and what they are sums of in magnitude.
 struct PlainSums {
   double intended_squared = 0, effective_dot = 0, full_dot = 0, full_magnitude = 0, weight_squared = 0;
-  int64_t unchanged = 0;
+  int64_t unchanged = 0, octaves = 0, sized = 0;
 };
 
-template <Strategy kStrategy, Math kMath>
+template <Strategy kStrategy, Math kMath, DType kFirst = strategy_info(kStrategy).first_moment,
+          DType kSecond = strategy_info(kStrategy).second_moment>
 void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, PlainSums* sums) {
-  NoiseId weight = {op.seed, 0, op.scalars->step, RandomStream::weight, 0}, moment = weight;
-  moment.stream = RandomStream::second_moment;
+  NoiseId weight = {op.seed, 0, op.scalars->step, RandomStream::weight, 0}, first = weight, second = weight;
+  first.stream = RandomStream::first_moment;
+  second.stream = RandomStream::second_moment;
   for_each_element(flat_layout(), [&](const Segment& s, int64_t i, int64_t element) {
-    weight.tensor = moment.tensor = s.tensor;
+    weight.tensor = first.tensor = second.tensor = s.tensor;
     const AdamWState before = state.at(i);
-    const AdamWDithers dithers = {dither_at(weight, element), dither_at(moment, element)};
-    const auto next = adamw_update<kStrategy, kMath>(before, static_cast<float>(gradient.get(i)), dithers,
-                                                     op.step_of(*op.scalars, s.decay));
+    const AdamWDithers dithers = {dither_at(weight, element), dither_at(first, element), dither_at(second, element)};
+    const auto next = adamw_update<kStrategy, kMath, kFirst, kSecond>(before, static_cast<float>(gradient.get(i)),
+                                                                      dithers, op.step_of(*op.scalars, s.decay));
     state.put(i, next.state);
     if (sums == nullptr) return;
     PlainSums& group = sums[s.group];
@@ -122,6 +128,9 @@ void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, Pla
     group.full_magnitude += std::fabs(full * u);
     group.weight_squared += double{before.w} * double{before.w};
     group.unchanged += next.state.w == before.w && u != 0;
+    if (!has_size(next.intended, before.w)) return;
+    group.octaves += log2_ulps(next.intended, before.w);
+    ++group.sized;
   });
 }
 
@@ -131,6 +140,13 @@ void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, Pla
   const auto try_one = [&](auto index) {
     constexpr Strategy kStrategy = kStrategies[decltype(index)::value].id;
     if (op.strategy != kStrategy) return;
+    if constexpr (strategy_info(kStrategy).free_moments) {
+      constexpr DType kBf16 = DType::bf16, kFp32 = DType::fp32;
+      const bool first = op.first_moment.type == kBf16, second = op.second_moment.type == kBf16;
+      if (first && second) return scalar_adamw<kStrategy, Math::fp32, kBf16, kBf16>(state, gradient, op, sums);
+      if (first) return scalar_adamw<kStrategy, Math::fp32, kBf16, kFp32>(state, gradient, op, sums);
+      if (second) return scalar_adamw<kStrategy, Math::fp32, kFp32, kBf16>(state, gradient, op, sums);
+    }
     if (op.math == Math::bf16) {
       scalar_adamw<kStrategy, Math::bf16>(state, gradient, op, sums);
     } else {
@@ -144,7 +160,7 @@ void scalar_adamw(State& state, const TestTensor& gradient, const AdamW& op, Pla
   scalar_adamw(state, gradient, op, sums, std::make_index_sequence<kStrategies.size()>());
 }
 
-Strategy any_strategy() { return kStrategies[static_cast<size_t>(GENERATE(0, 1, 2, 3, 4, 5))].id; }
+Strategy any_strategy() { return kStrategies[GENERATE(range(size_t{0}, kStrategies.size()))].id; }
 
 }  // namespace
 
@@ -168,8 +184,9 @@ TEST_CASE("the random bits of a leaf are those of its elements") {
 OPERATION_TEST(adamw, "every strategy and math is the scalar loop over adamw_update, bit for bit") {
   const Strategy strategy = any_strategy();
   const auto math = GENERATE(Math::fp32, Math::bf16);
-  const auto rounding = GENERATE(Rounding::nearest, Rounding::stochastic);
-  if (math == Math::bf16 && strategy_info(strategy).second_moment != DType::bf16) return;
+  const auto first = GENERATE(Rounding::nearest, Rounding::stochastic);
+  const auto second = GENERATE(Rounding::nearest, Rounding::stochastic);
+  if (math == Math::bf16 && !all_bf16(strategy_info(strategy))) return;
   const TestTensor gradients[2] = {normal_tensor(DType::bf16, kFlatElements, 31, 1e-3),
                                    normal_tensor(DType::fp32, kFlatElements, 32, 1e-3)};
   State state(strategy), expected(strategy);
@@ -180,12 +197,29 @@ OPERATION_TEST(adamw, "every strategy and math is the scalar loop over adamw_upd
     const TestTensor& gradient = gradients[step - 1];
     AdamW op = operation(state, gradient, segments, scalars);
     op.math = math;
-    op.second_moment_rounding = rounding;
+    op.first_moment_rounding = first;
+    op.second_moment_rounding = second;
     op.sums = step == 1 ? sums : nullptr;
     scalar_adamw(expected, gradient, op);
     make_cpu_backend(2)->adamw(op, {});
   }
   CAPTURE(strategy_info(strategy).name);
+  REQUIRE(same_bits(state, expected));
+  REQUIRE(state.guard_intact());
+}
+
+// Catches: a loop made for other types than the views', dithers drawn for an FP32 moment, or not for a BF16 one.
+OPERATION_TEST(adamw, "split32 with moments of either type is the scalar loop, bit for bit") {
+  const auto first = GENERATE(DType::bf16, DType::fp32), second = GENERATE(DType::bf16, DType::fp32);
+  const auto rounding = GENERATE(Rounding::nearest, Rounding::stochastic);
+  const TestTensor gradient = normal_tensor(DType::bf16, kFlatElements, 31, 1e-3);
+  State state(Strategy::split32, first, second), expected(Strategy::split32, first, second);
+  const std::vector<Segment> segments = flat_layout();
+  const StepScalars scalars = step_scalars(3);
+  AdamW op = operation(state, gradient, segments, scalars);
+  op.first_moment_rounding = op.second_moment_rounding = rounding;
+  scalar_adamw(expected, gradient, op);
+  make_cpu_backend(2)->adamw(op, {});
   REQUIRE(same_bits(state, expected));
   REQUIRE(state.guard_intact());
 }
@@ -198,7 +232,7 @@ OPERATION_TEST(adamw, "no cut into shards and no thread count changes a bit of s
   const StepScalars scalars = step_scalars(5);
   const auto update = [&](State& state, UpdateSums* sums, const std::vector<Segment>& segments, int threads) {
     AdamW op = operation(state, gradient, segments, scalars);
-    op.second_moment_rounding = Rounding::stochastic;
+    op.first_moment_rounding = op.second_moment_rounding = Rounding::stochastic;
     op.sums = sums;
     make_cpu_backend(threads)->adamw(op, {});
   };
@@ -255,7 +289,7 @@ OPERATION_TEST(adamw, "a skipped step leaves every bit and every sum as it was")
 OPERATION_TEST(adamw, "the sums of an update are those of FP64") {
   const Strategy strategy = any_strategy();
   const auto math = GENERATE(Math::fp32, Math::bf16);
-  if (math == Math::bf16 && strategy_info(strategy).second_moment != DType::bf16) return;
+  if (math == Math::bf16 && !all_bf16(strategy_info(strategy))) return;
   TestTensor gradient = normal_tensor(DType::bf16, kFlatElements, 31, 1e-3);
   State state(strategy);
   for (int64_t i = 44 * kLeafElements; i < 44 * kLeafElements + 700; ++i) {  // D is 0 here: nothing was intended
@@ -282,13 +316,16 @@ OPERATION_TEST(adamw, "the sums of an update are those of FP64") {
     REQUIRE(near(sums[g].full_dot, plain[g].full_dot, plain[g].full_magnitude));
     REQUIRE(near(sums[g].effective_dot, plain[g].effective_dot, plain[g].intended_squared * 64));
     REQUIRE(sums[g].unchanged == plain[g].unchanged);
+    REQUIRE(sums[g].octaves == plain[g].octaves);
+    REQUIRE(sums[g].sized == plain[g].sized);
   }
 }
 
 // Catches: a leading update that borrows from the extra component, "unchanged" counted on the whole value. The learning
 // rate is so small that no BF16 weight moves: |D| below 2^-14 of the smallest weight's half ulp.
-OPERATION_TEST(adamw, "updates too small for BF16 are all lost by bf16 and all kept by collage and mixed") {
-  const auto strategy = GENERATE(Strategy::bf16, Strategy::collage_light, Strategy::mixed);
+OPERATION_TEST(adamw, "updates too small for BF16 are all lost by bf16, with FP32 moments too, and kept by the rest") {
+  const auto strategy = GENERATE(Strategy::bf16, Strategy::bf16_fp32_states, Strategy::collage_light,
+                                 Strategy::bf16_kahan, Strategy::split32, Strategy::mixed);
   State state(strategy);
   for_each_element(flat_layout(), [&](const Segment&, int64_t i, int64_t) {
     state.put(
@@ -305,7 +342,7 @@ OPERATION_TEST(adamw, "updates too small for BF16 are all lost by bf16 and all k
   REQUIRE(sums[0].unchanged == 40'000);
   REQUIRE(sums[0].effective_dot.value() == 0);
   const double kept = sums[0].full_dot.value() / sums[0].intended_squared.value();
-  if (strategy == Strategy::bf16) {
+  if (strategy == Strategy::bf16 || strategy == Strategy::bf16_fp32_states) {
     REQUIRE(kept == 0);
   } else {
     REQUIRE(std::fabs(kept - 1) < 0x1p-8);  // -D rounded to BF16, or w - D to FP32
@@ -318,7 +355,7 @@ OPERATION_TEST(adamw, "the scalars of a step come from FP64 and the segment") {
   const std::vector<Segment> segments = flat_layout();
   AdamW op = operation(state, state.w, segments, scalars);
   op.beta2 = 0.999;
-  op.second_moment_rounding = Rounding::stochastic;
+  op.first_moment_rounding = Rounding::stochastic;
   const AdamWStep step = op.step_of(scalars, true);
   REQUIRE(step.rest1 == static_cast<float>(1 - 0.9));
   REQUIRE(step.rest2 == static_cast<float>(1 - 0.999));  // FP32's 1 - 0.999f is off by 5e-5 of it
@@ -330,7 +367,8 @@ OPERATION_TEST(adamw, "the scalars of a step come from FP64 and the segment") {
   REQUIRE(step.gradient_scale == scalars.clip_factor);
   REQUIRE(step.weight_decay == 0.1f);
   REQUIRE(step.epsilon == 1e-8f);
-  REQUIRE(step.second_moment_rounding == Rounding::stochastic);
+  REQUIRE(step.first_moment_rounding == Rounding::stochastic);
+  REQUIRE(step.second_moment_rounding == Rounding::nearest);
   REQUIRE(op.step_of(scalars, false).weight_decay == 0);
 }
 
@@ -354,6 +392,12 @@ OPERATION_TEST(adamw, "what is not allowed is named") {
   REQUIRE(text([](AdamW& o) { o.weight_extra = {}; }) == "adamw: weight_extra is absent, needs a BF16 or FP32 tensor");
   REQUIRE(text([](AdamW& o) { o.second_moment_extra = o.weight; }) ==
           "adamw: second_moment_extra is bf16, needs none under strategy mixed");
+  REQUIRE(text([](AdamW& o) { o.first_moment.type = DType::bf16; }) == "adamw: first_moment is bf16, needs fp32");
+  State split(Strategy::split32, DType::bf16, DType::fp32);
+  AdamW free = operation(split, gradient, segments, scalars);
+  free.check();
+  free.second_moment.type = DType::int16;
+  REQUIRE_THROWS_WITH(free.check(), "adamw: second_moment is int16, needs a BF16 or FP32 tensor");
   REQUIRE(text([](AdamW& o) { o.math = Math::bf16; }) ==
           "adamw: math is bf16, needs fp32 under strategy mixed, which keeps FP32 states");
   REQUIRE(text([](AdamW& o) { o.gradient = {}; }) == "adamw: gradient is absent, needs a BF16 or FP32 tensor");

@@ -52,7 +52,8 @@ inline bool operator==(const ExactSum& a, const ExactSum& b) {
 
 inline bool operator==(const UpdateSums& a, const UpdateSums& b) {
   return a.intended_squared == b.intended_squared && a.effective_dot == b.effective_dot && a.full_dot == b.full_dot &&
-         a.weight_squared == b.weight_squared && a.unchanged == b.unchanged;
+         a.weight_squared == b.weight_squared && a.unchanged == b.unchanged && a.octaves == b.octaves &&
+         a.sized == b.sized;
 }
 
 }  // namespace dither

@@ -45,10 +45,15 @@ class TestTensor {
   DType type() const { return type_; }
   int64_t elements() const { return elements_; }
   int64_t bytes() const { return elements_ * size_of(type_); }
-  double get(int64_t i) const { return type_ == DType::bf16 ? to_float(bf16()[i]) : fp32()[i]; }
+  double get(int64_t i) const {
+    if (type_ == DType::int16) return reinterpret_cast<const int16_t*>(memory_.get())[i];
+    return type_ == DType::bf16 ? to_float(bf16()[i]) : fp32()[i];
+  }
   /// Rounds to FP32, then by RN to BF16 where that is the type.
   void set(int64_t i, double value) {
-    if (type_ == DType::bf16) {
+    if (type_ == DType::int16) {
+      reinterpret_cast<int16_t*>(memory_.get())[i] = static_cast<int16_t>(value);
+    } else if (type_ == DType::bf16) {
       bf16()[i] = round_nearest(static_cast<float>(value));
     } else {
       fp32()[i] = static_cast<float>(value);

@@ -49,7 +49,7 @@ struct Harness {
 
   explicit Harness(const Config& c)
       : config(c),
-        table(c.model, true),
+        table(config),
         scalars(static_cast<StepScalars*>(backend->allocate(sizeof(StepScalars)))),
         parameters(table, {strategy_info(c.precision.strategy).weight, c.precision.gradient, 1, c.seed}, *backend,
                    scalars, {}),
@@ -73,8 +73,8 @@ struct Harness {
     return scalars->loss_sum.value() / static_cast<double>(kN);
   }
   const Parameter& find(int bucket, Role role) const { return *table.find(bucket, role); }
-  const float* gradient(const Parameter& p) const { return parameters.gradients().at(p.offset).fp32(); }
-  float* weight(const Parameter& p) const { return parameters.weights().at(p.offset).fp32(); }
+  const float* gradient(const Parameter& p) const { return parameters.gradients().at(p).fp32(); }
+  float* weight(const Parameter& p) const { return parameters.weights().at(p).fp32(); }
 };
 
 }  // namespace

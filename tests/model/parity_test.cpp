@@ -84,7 +84,7 @@ Config config_of(const SafetensorsFile& file, const std::string& strategy, const
 
 void set_weights(const SafetensorsFile& file, const ParameterTable& table, PlainParameters& parameters,
                  Backend& backend) {
-  std::vector<float> flat(static_cast<size_t>(table.flat_elements()));
+  std::vector<float> flat(static_cast<size_t>(table.flat_elements(Plane::strategy)));
   std::vector<uint16_t> stored;
   for_each_element(
       table,
@@ -97,7 +97,8 @@ void set_weights(const SafetensorsFile& file, const ParameterTable& table, Plain
   const size_t bytes = flat.size() * sizeof(float);
   const View host = {backend.allocate(static_cast<int64_t>(bytes)), DType::fp32};
   backend.copy_from_host(host.data, flat.data(), static_cast<int64_t>(bytes), {});
-  backend.copy(parameters.weights(), host, table.flat_elements(), {});  // exact: the fixture's weights are BF16
+  backend.copy(parameters.weights().plane(Plane::strategy), host, table.flat_elements(Plane::strategy),
+               {});  // exact: the fixture's weights are BF16
   backend.synchronize({});
   backend.free(host.data);
 }
@@ -105,11 +106,13 @@ void set_weights(const SafetensorsFile& file, const ParameterTable& table, Plain
 /// One micro-batch, forward and backward. `changes` are assignments as --set takes them.
 Run run(const SafetensorsFile& file, const std::string& strategy, const std::vector<std::string>& changes = {}) {
   const Config config = config_of(file, strategy, changes);
-  const ParameterTable table(config.model, true);
+  const ParameterTable table(config);
   const std::unique_ptr<Backend> backend = make_cpu_backend(2);
   auto* scalars = static_cast<StepScalars*>(backend->allocate(sizeof(StepScalars)));
-  const PlainParameters::Options options = {
-      .weight = config.precision.compute, .gradient = config.precision.gradient, .micro_batches = 1, .seed = 1};
+  const PlainParameters::Options options = {.weight = strategy_info(config.precision.strategy).weight,
+                                            .gradient = config.precision.gradient,
+                                            .micro_batches = 1,
+                                            .seed = 1};
   Run result;
   {
     PlainParameters parameters(table, options, *backend, scalars, {});
@@ -135,10 +138,10 @@ Run run(const SafetensorsFile& file, const std::string& strategy, const std::vec
     model.backward();
 
     backend->copy_to_host(&host, scalars, sizeof(host), {});
-    result.gradients.resize(static_cast<size_t>(table.flat_elements()));
-    const int64_t bytes = table.flat_elements() * 4;
+    result.gradients.resize(static_cast<size_t>(table.flat_elements(Plane::strategy)));
+    const int64_t bytes = table.flat_elements(Plane::strategy) * 4;
     const View wide = {backend->allocate(bytes), DType::fp32};
-    backend->copy(wide, parameters.gradients(), table.flat_elements(), {});
+    backend->copy(wide, parameters.gradients().plane(Plane::strategy), table.flat_elements(Plane::strategy), {});
     backend->copy_to_host(result.gradients.data(), wide.data, bytes, {});
     backend->synchronize({});
     backend->free(wide.data);
@@ -175,7 +178,7 @@ Comparison compare(const std::vector<float>& ours, const std::vector<float>& ref
 
 /// By Hugging Face name, every gradient of the fixture. Padding of the vocabulary must have gradients exactly 0.
 std::map<std::string, Comparison> compare_gradients(const SafetensorsFile& file, const Run& run) {
-  const ParameterTable table(config_of(file, "fp32", {}).model, true);
+  const ParameterTable table(config_of(file, "fp32", {}));
   std::map<std::string, Comparison> results;
   std::vector<float> reference;
   Comparison* current = nullptr;
@@ -221,12 +224,14 @@ TEST_CASE("in FP32 loss and every gradient agree with transformers") {
   }
 }
 
-// Catches: a rounding too many or in the wrong place, FP32 sums that became BF16, a gradient kept too narrow.
-TEST_CASE("in BF16 every gradient points where transformers' does") {
+// Catches: a rounding too many or in the wrong place, FP32 sums that became BF16, a gradient kept too narrow; a weight
+// or bias of mixed_autocast that a product reads without its cast.
+TEST_CASE("in BF16 every gradient points where transformers' does, with BF16 weights and with FP32 ones cast for use") {
   const std::string name = GENERATE(from_range(std::begin(kFixtures), std::end(kFixtures)));
-  CAPTURE(name);
+  const std::string strategy = GENERATE("bf16", "mixed_autocast");
+  CAPTURE(name, strategy);
   const SafetensorsFile file = fixture(name);
-  const Run result = run(file, "bf16");
+  const Run result = run(file, strategy);
   const double loss = elements_of<double>(file, "loss")[0];
   REQUIRE(std::abs(result.loss - loss) <= kLossBf16 * loss);
   for (const auto& [tensor, comparison] : compare_gradients(file, result)) {
@@ -234,6 +239,17 @@ TEST_CASE("in BF16 every gradient points where transformers' does") {
     REQUIRE(comparison.cosine() > kCosineBf16);
     REQUIRE(comparison.relative() < kGradientBf16);
   }
+}
+
+// Catches: any other difference between the two than the products. With FP32 products there is none.
+TEST_CASE("mixed_autocast with FP32 products is fp32, bit for bit") {
+  const std::string name = GENERATE(from_range(std::begin(kFixtures), std::end(kFixtures)));
+  const SafetensorsFile file = fixture(name);
+  const Run fp32 = run(file, "fp32"), autocast = run(file, "mixed_autocast", {"precision.compute=fp32"});
+  REQUIRE(autocast.loss == fp32.loss);
+  REQUIRE(autocast.logits == fp32.logits);
+  REQUIRE(autocast.gradients == fp32.gradients);
+  REQUIRE(run(file, "mixed_autocast").loss != fp32.loss);  // the cast is alive
 }
 
 // Catches: fixtures or bounds too mild to notice what they are there for.

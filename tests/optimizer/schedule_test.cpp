@@ -1,6 +1,8 @@
 // The learning rate of every schedule, at the places where an off-by-one would show.
 #include "src/optimizer/schedule.h"
 
+#include <cmath>
+
 #include "tests/catch.h"
 
 namespace dither {
@@ -48,6 +50,16 @@ TEST_CASE("wsd is stable until the decay's share of all steps begins") {
   const OptimizerConfig o = with_schedule(ScheduleKind::wsd, 10);
   CHECK(learning_rate_at(o, 100, 80) == 2.0);
   CHECK(learning_rate_at(o, 100, 90) == Approx(1.1));
+}
+
+// Catches: the root of the wrong share, a shape that moves the ends. Source of the figures: 1 - sqrt(q), by hand.
+TEST_CASE("the 1-sqrt decay of wsd falls fast, then slowly, between the same ends") {
+  OptimizerConfig o = with_schedule(ScheduleKind::wsd, 10);
+  o.schedule.decay_shape = DecayShape::one_minus_sqrt;
+  CHECK(learning_rate_at(o, 100, 80) == 2.0);
+  CHECK(learning_rate_at(o, 100, 85) == Approx(2.0 - 1.8 * 0.5));
+  CHECK(learning_rate_at(o, 100, 90) == Approx(2.0 - 1.8 * std::sqrt(0.5)));
+  CHECK(learning_rate_at(o, 100, 100) == Approx(0.2).epsilon(1e-12));
 }
 
 TEST_CASE("a warm-up longer than the run just never ends") {

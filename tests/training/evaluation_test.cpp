@@ -27,8 +27,8 @@ std::string error_of(const std::function<void()>& body) {
 }
 
 std::vector<char> weights_of(Engine& engine) {
-  const View weights = engine.parameters().weights();
-  std::vector<char> bytes(static_cast<size_t>(engine.table().flat_elements() * size_of(weights.type)));
+  const View weights = engine.parameters().weights().plane(Plane::strategy);
+  std::vector<char> bytes(static_cast<size_t>(engine.table().flat_elements(Plane::strategy) * size_of(weights.type)));
   std::memcpy(bytes.data(), weights.data, bytes.size());
   return bytes;
 }

@@ -81,7 +81,10 @@ inline Config tiny_config(Strategy strategy, Architecture architecture = Archite
   const StrategyInfo& info = strategy_info(strategy);
   c.precision.strategy = strategy;
   c.precision.gradient = info.gradient == DType::fp32 ? GradientStorage::fp32 : GradientStorage::bf16_sr;
-  c.precision.residual = c.precision.compute = strategy == Strategy::fp32 ? DType::fp32 : DType::bf16;
+  c.precision.first_moment = info.first_moment;
+  c.precision.second_moment = info.second_moment;
+  c.precision.residual = info.weight;
+  c.precision.compute = info.compute;
   c.optimizer.learning_rate = 5e-3;
   c.optimizer.schedule.kind = ScheduleKind::constant;
   c.optimizer.schedule.warmup_steps = 5;

@@ -1,0 +1,220 @@
+#include "src/comparison/run_record.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace dither {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kFinalShare =
+    20;  // the final loss is that of the last 1/20 of the steps: the noise of a step is gone
+
+double real(const Json& event, const char* field) {
+  const auto found = event.find(field);
+  return found != event.end() && found->is_number() ? found->get<double>() : NAN;
+}
+
+int64_t integer(const Json& event, const char* field) {
+  const auto found = event.find(field);
+  return found != event.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
+}
+
+std::string text(const Json& event, const char* field) {
+  const auto found = event.find(field);
+  return found != event.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+StepPoint step_of(const Json& event) {
+  StepPoint p;
+  p.step = integer(event, "step");
+  p.tokens = integer(event, "tokens");
+  p.loss = real(event, "loss");
+  p.gradient_norm = real(event, "gradient_norm");
+  p.learning_rate = real(event, "learning_rate");
+  p.step_seconds = real(event, "step_seconds");
+  p.tokens_per_second = real(event, "tokens_per_second");
+  p.skipped = event.value("skipped", Json()) == Json(true);
+  p.measured = event.contains("edq");
+  p.edq = real(event, "edq");
+  p.edq_full = real(event, "edq_full");
+  p.imprecision = real(event, "imprecision");
+  p.update_to_ulp = real(event, "update_to_ulp");
+  return p;
+}
+
+// What a resumed run does again was said before: the earlier events of later steps go.
+void drop_after(int64_t step, RunRecord& record) {
+  while (!record.steps.empty() && record.steps.back().step > step) record.steps.pop_back();
+  while (!record.evaluations.empty() && record.evaluations.back().step > step) record.evaluations.pop_back();
+  record.end_reason.clear();
+}
+
+void take(const Json& event, RunRecord& record) {
+  const std::string kind = text(event, "event");
+  if (kind == "step") {
+    record.steps.push_back(step_of(event));
+  } else if (kind == "evaluation") {
+    record.evaluations.push_back({integer(event, "step"), real(event, "loss"), real(event, "bits_per_byte")});
+  } else if (kind == "start") {
+    record.commit = text(event, "commit");
+    record.parameters = integer(event, "parameters");
+    record.bytes_per_parameter = real(event, "bytes_per_parameter");
+  } else if (kind == "guard") {
+    record.last_skip = text(event, "reason");
+    record.skipped_in_a_row = integer(event, "skipped_in_a_row");
+  } else if (kind == "resume") {
+    drop_after(integer(event, "step"), record);
+  } else if (kind == "end") {
+    record.end_reason = text(event, "reason");
+  }
+}
+
+/// Whether another process of this user has the file open. Processes that cannot be looked at count as not having it.
+bool is_open_elsewhere(const std::string& path) {
+  std::error_code no;
+  const fs::path file = fs::canonical(path, no);
+  if (no) return false;
+  for (const auto& process : fs::directory_iterator("/proc", no)) {
+    const std::string id = process.path().filename().string();
+    if (id.find_first_not_of("0123456789") != std::string::npos || id == std::to_string(getpid())) continue;
+    std::error_code gone;  // it may end while we look
+    for (fs::directory_iterator open(process.path() / "fd", gone), end; !gone && open != end; open.increment(gone)) {
+      std::error_code closed;
+      if (fs::read_symlink(open->path(), closed) == file) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+bool MetricsReader::read(RunRecord& record) {
+  std::ifstream file(path_, std::ios::binary);
+  if (!file.seekg(offset_)) return false;
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  const size_t whole = bytes.rfind('\n');
+  if (whole == std::string::npos) return false;
+  for (size_t begin = 0; begin <= whole;) {
+    const size_t end = bytes.find('\n', begin);
+    const Json event = Json::parse(bytes.begin() + static_cast<int64_t>(begin),
+                                   bytes.begin() + static_cast<int64_t>(end), nullptr, false);
+    if (event.is_object()) take(event, record);
+    begin = end + 1;
+  }
+  offset_ += static_cast<int64_t>(whole) + 1;
+  return true;
+}
+
+bool is_run_folder(const std::string& folder) {
+  std::error_code unknown;  // what cannot be looked at is no run's folder
+  return fs::is_regular_file(folder + "/config.json", unknown);
+}
+
+RunRecord read_run(const std::string& folder) {
+  RunRecord record;
+  record.folder = folder;
+  record.config = read_run_config(folder);
+  read_metrics(record);
+  return record;
+}
+
+Config read_run_config(const std::string& folder) {
+  const std::string path = folder + "/config.json";
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    throw Error(folder + " is not the folder of a run: it has no config.json\n       needs: a run's folder, or one " +
+                "that has run folders in it");
+  }
+  std::vector<std::string> warnings;  // of a run that was begun with them: they were said then
+  return parse_config({std::istreambuf_iterator<char>(file), {}}, path, {}, warnings);
+}
+
+void read_metrics(RunRecord& record) {
+  const std::string metrics = record.folder + "/metrics.jsonl";
+  MetricsReader(metrics).read(record);
+  if (!record.end_reason.empty()) return;
+  record.running = is_open_elsewhere(metrics);
+  record.error = last_error(log_path_of(record.folder));
+}
+
+std::string log_path_of(const std::string& folder) {
+  fs::path path(folder);
+  if (!path.has_filename()) path = path.parent_path();  // "runs/quick/a/"
+  return (path.parent_path() / "logs" / (path.filename().string() + ".txt")).string();
+}
+
+std::string last_error(const std::string& log_path) {
+  std::ifstream file(log_path, std::ios::binary);
+  std::string last;
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("error: ", 0) == 0 || line.rfind("internal error: ", 0) == 0) last = line;
+  }
+  return last;
+}
+
+bool is_finished(const RunRecord& record) { return record.end_reason == "completed" || record.end_reason == "skipped"; }
+
+double train_loss(const RunRecord& record) {
+  const int64_t count = static_cast<int64_t>(record.steps.size());
+  const int64_t last = std::min(count, std::max<int64_t>(1, count / kFinalShare));
+  double sum = 0;
+  for (int64_t i = count - last; i < count; ++i) sum += record.steps[static_cast<size_t>(i)].loss;
+  return last > 0 && std::isfinite(sum) ? sum / static_cast<double>(last) : NAN;
+}
+
+RunState state_of(const RunRecord& record) {
+  if (record.end_reason.empty()) return record.running ? RunState::incomplete : RunState::failed;
+  if (record.end_reason == "signal") return RunState::incomplete;
+  if (record.end_reason == "skipped" || record.steps.empty()) return RunState::diverged;
+  // Written so that a loss that is not a number diverges.
+  return train_loss(record) <= record.steps.front().loss ? RunState::completed : RunState::diverged;
+}
+
+const char* name_of(RunState state) {
+  switch (state) {
+    case RunState::completed:
+      return "completed";
+    case RunState::diverged:
+      return "diverged";
+    case RunState::failed:
+      return "failed";
+    case RunState::incomplete:
+      break;
+  }
+  return "incomplete";
+}
+
+std::string reason_of(const RunRecord& record) {
+  const std::string done = fmt::format("after step {} of {}", record.steps_done(), record.config.steps);
+  switch (state_of(record)) {
+    case RunState::completed:
+      return "";
+    case RunState::incomplete:
+      return record.running ? "still running, " + done : "ended by a signal " + done;
+    case RunState::failed:
+      return record.error.empty() ? "killed " + done : record.error;
+    case RunState::diverged:
+      break;
+  }
+  if (record.end_reason == "skipped") {
+    return fmt::format("{} steps in a row skipped: {}", record.skipped_in_a_row, record.last_skip);
+  }
+  const double loss = train_loss(record);
+  if (!std::isfinite(loss)) return "the final loss is not finite";
+  return fmt::format("the final loss {:.4f} is above the first step's {:.4f}", loss, record.steps.front().loss);
+}
+
+}  // namespace dither

@@ -1,0 +1,101 @@
+// A run's folder as plain values: config.json, and the events of metrics.jsonl (docs/metrics.md) without their times of
+// day, samples and norms by group. What a comparison says of a run is computed from this and nothing else.
+//
+// Numbers that the file has not, or has as null because they were not finite, are NaN here.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/config/config.h"
+
+namespace dither {
+
+/// One `step` event.
+struct StepPoint {
+  int64_t step = 0;    // from 1
+  int64_t tokens = 0;  // seen so far, this step included
+  double loss = NAN;
+  double gradient_norm = NAN;
+  double learning_rate = NAN;
+  double step_seconds = NAN;
+  double tokens_per_second = NAN;
+  bool skipped = false;
+  bool measured = false;  // the four below are there
+  double edq = NAN, edq_full = NAN, imprecision = NAN, update_to_ulp = NAN;
+};
+
+/// One `evaluation` event.
+struct EvaluationPoint {
+  int64_t step = 0;
+  double loss = NAN;
+  double bits_per_byte = NAN;
+};
+
+enum class RunState {
+  completed,   // all steps done
+  diverged,    // ended by skipped steps, or its final loss is not finite or above the first step's
+  failed,      // no `end` event, and no process writes its metrics any more
+  incomplete,  // ended by a signal, or still running
+};
+
+struct RunRecord {
+  std::string folder;  // as it was named
+  Config config;
+  std::string commit;  // of the program; "" where metrics do not say
+  int64_t parameters = 0;
+  double bytes_per_parameter = NAN;
+  std::vector<StepPoint> steps;
+  std::vector<EvaluationPoint> evaluations;
+  std::string last_skip;         // why the last skipped step was skipped
+  int64_t skipped_in_a_row = 0;  // at that step
+  std::string end_reason;        // of the `end` event; "" : there is none
+  std::string error;             // what a run without an end said last: "error: ..."; "" : nothing
+  bool running = false;          // a process has its metrics open
+
+  int64_t steps_done() const { return steps.empty() ? 0 : steps.back().step; }
+};
+
+/// Reads the events of one metrics.jsonl as they are appended: each call takes the whole lines that are new. A line cut
+/// by the end of a process is no event, nor is anything else that is no JSON object. `resume` drops earlier events of
+/// later steps.
+class MetricsReader {
+ public:
+  explicit MetricsReader(std::string path) : path_(std::move(path)) {}
+
+  /// Adds what is new to the record; false if nothing was, or if there is no such file (yet).
+  bool read(RunRecord& record);
+
+ private:
+  std::string path_;
+  int64_t offset_ = 0;  // bytes taken
+};
+
+/// Whether `folder` is a run's: it holds a config.json.
+bool is_run_folder(const std::string& folder);
+
+/// Throws Error where config.json is missing or is no config. Metrics may be missing: a run that failed at its start.
+RunRecord read_run(const std::string& folder);
+/// The parts of it: config.json, and everything else, into a record that knows its folder.
+Config read_run_config(const std::string& folder);
+void read_metrics(RunRecord& record);
+
+/// Where `dither compare` keeps what a run said, beside the run's folder: <folder>/../logs/<run>.txt.
+std::string log_path_of(const std::string& folder);
+/// The last line of a log that begins with "error: " or "internal error: "; "" if none does.
+std::string last_error(const std::string& log_path);
+
+RunState state_of(const RunRecord& record);
+/// "completed", "diverged", "failed", "incomplete".
+const char* name_of(RunState state);
+/// Why the state is what it is, in a few words; "" for a completed run.
+std::string reason_of(const RunRecord& record);
+
+/// Whether training has come to its own end (`completed` or `skipped`), so that running it again repeats it.
+bool is_finished(const RunRecord& record);
+/// Mean loss of the last 5 % of the steps done (at least one); NaN if one of them is not finite or there is none.
+double train_loss(const RunRecord& record);
+
+}  // namespace dither

@@ -1,0 +1,294 @@
+#include "src/comparison/scheduler.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <thread>
+
+#include "base/error.h"
+#include "src/comparison/child.h"
+#include "src/training/engine.h"  // Engine::plan()
+#include "src/training/signals.h"
+
+namespace dither {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kTick{100};    // between two looks at the runs: no load, and quick enough to watch
+constexpr std::chrono::seconds kLockPatience{10};  // runs of a killed compare end after their step
+constexpr double kShareOfFree = 0.8;  // of the free memory: a run's libraries and packed operands want some
+constexpr double kGiB = 1 << 30;
+
+std::string folder_of(const Study& study, const StudyRun& run) { return study.folder + "/" + run.name; }
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+RunRecord empty_record(const Study& study, const StudyRun& run) {
+  RunRecord record;
+  record.folder = folder_of(study, run);
+  record.config = run.config;
+  return record;
+}
+
+RunStatus status_of(const Study& study, const StudyRun& run) {
+  RunStatus status;
+  status.run = &run;
+  status.parameters = ParameterTable(run.config).counted_elements();
+  status.memory_bytes = Engine::plan(run.config).total();
+  status.record = empty_record(study, run);
+  read_metrics(status.record);
+  status.begun = is_run_folder(status.record.folder) || !status.record.error.empty();
+  if (!is_finished(status.record)) return status;
+  status.phase = Phase::ended;
+  status.earlier = true;
+  try {
+    status.conflict = first_difference(run.config, read_run_config(status.record.folder));
+  } catch (const Error& e) {  // the config of another version of the program, or none
+    status.conflict = e.what();
+  }
+  return status;
+}
+
+// Bytes of main memory that can be had without swapping.
+int64_t free_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  int64_t kib = 0;
+  while (file >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    std::getline(file, unit);
+  }
+  throw Error("/proc/meminfo does not say how much memory is free; give the runs a budget with --memory");
+}
+
+/// Holds a study's folder for this process and the children it makes: they inherit the descriptor, so the folder is
+/// free again when the last of them has ended, even if their parent was killed. Two writers of one run would mix.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder) : descriptor_(open(folder.c_str(), O_RDONLY | O_DIRECTORY)) {
+    if (descriptor_ < 0) throw Error(folder + " cannot be opened: " + std::strerror(errno));
+    const Clock::time_point begin = Clock::now();
+    // A file system without locks answers with another error; there is no harm in going on.
+    while (flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      if (Clock::now() - begin < kLockPatience && StopSignals::received() == 0) {
+        std::this_thread::sleep_for(kTick);
+        continue;
+      }
+      close(descriptor_);
+      throw Error(folder + " is in use: another dither compare is at work in it, or runs of one that was killed are " +
+                  "ending\n       cures: wait for it, or another name (--set name=...)");
+    }
+  }
+  ~FolderLock() { close(descriptor_); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+void make_folders(const Study& study) {
+  std::error_code failed;
+  for (const char* part : {"/configs", "/logs"}) {
+    fs::create_directories(study.folder + part, failed);
+    if (failed) throw Error(study.folder + part + ": the folder cannot be made: " + failed.message());
+  }
+}
+
+struct Budget {
+  int jobs, threads;
+  int64_t memory_bytes;
+};
+
+Budget budget_for(const std::vector<RunStatus>& runs, const ScheduleOptions& options) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  int waiting = 0, given = options.threads;
+  bool gpu = false;
+  for (const RunStatus& status : runs) {
+    if (status.phase != Phase::waiting) continue;
+    ++waiting;
+    if (options.threads == 0) given = std::max(given, status.run->config.parallel.threads);
+    gpu |= status.run->config.device == "cuda";
+  }
+  Budget budget{};
+  budget.jobs = options.jobs > 0 ? options.jobs : (gpu ? 1 : std::max(1, cores / std::max(1, given)));
+  budget.jobs = std::max(1, std::min(budget.jobs, waiting));
+  budget.threads = given > 0 ? given : std::max(1, cores / budget.jobs);
+  budget.memory_bytes = static_cast<int64_t>(
+      options.memory_gib > 0 ? options.memory_gib * kGiB : kShareOfFree * static_cast<double>(free_memory()));
+  return budget;
+}
+
+class Schedule {
+ public:
+  Schedule(const Study& study, std::vector<RunStatus>& runs, const Budget& budget)
+      : study_(study), runs_(runs), budget_(budget), jobs_(runs.size()) {}
+
+  void loop(const StudyObserver& observe) {
+    fail_what_cannot_fit();
+    const Clock::time_point begin = Clock::now();
+    for (bool stopping = false;;) {
+      for (size_t i = 0; i < runs_.size(); ++i) collect(i);
+      if (!stopping && StopSignals::received() != 0) {
+        stopping = true;
+        for (const Job& job : jobs_) {
+          if (job.child) job.child->terminate();
+        }
+      }
+      if (!stopping) start_what_fits();
+      observe({study_, runs_, budget_.jobs, budget_.threads, seconds_since(begin)});
+      const bool waiting = count(Phase::waiting) > 0;
+      if (count(Phase::running) == 0 && (stopping || !waiting)) return;
+      std::this_thread::sleep_for(kTick);
+    }
+  }
+
+ private:
+  struct Job {
+    std::unique_ptr<Child> child;
+    std::unique_ptr<MetricsReader> reader;
+  };
+
+  int64_t count(Phase phase) const {
+    return std::count_if(runs_.begin(), runs_.end(), [phase](const RunStatus& s) { return s.phase == phase; });
+  }
+
+  // The log keeps the reason, for reports to come.
+  void fail(RunStatus& status, const std::string& reason) {
+    status.phase = Phase::ended;
+    status.begun = true;
+    status.record.error = "error: " + reason;
+    std::ofstream(log_path_of(status.record.folder), std::ios::app) << status.record.error << '\n';
+  }
+
+  void fail_what_cannot_fit() {
+    for (RunStatus& status : runs_) {
+      if (status.phase != Phase::waiting || status.memory_bytes <= budget_.memory_bytes) continue;
+      forget(status);
+      fail(status, fmt::format("the run needs {:.2f} GiB of memory, and all runs together may take {:.2f} (--memory)",
+                               static_cast<double>(status.memory_bytes) / kGiB,
+                               static_cast<double>(budget_.memory_bytes) / kGiB));
+    }
+  }
+
+  // In the order of the study, but a run that must wait for memory lets smaller ones pass.
+  void start_what_fits() {
+    int64_t used = 0;
+    for (const RunStatus& status : runs_) used += status.phase == Phase::running ? status.memory_bytes : 0;
+    for (size_t i = 0; i < runs_.size() && count(Phase::running) < budget_.jobs; ++i) {
+      if (runs_[i].phase != Phase::waiting || used + runs_[i].memory_bytes > budget_.memory_bytes) continue;
+      used += runs_[i].memory_bytes;
+      start(i);
+    }
+  }
+
+  // What an earlier start has left: `dither train --overwrite` would delete it too, but only once the run has come so
+  // far, and until then its metrics would be taken for the new ones. A folder that no run made is left to `train`.
+  void forget(RunStatus& status) {
+    status.record = empty_record(study_, *status.run);
+    std::error_code failed;  // then `train` meets it too, and says so
+    if (is_run_folder(status.record.folder)) fs::remove_all(status.record.folder, failed);
+    fs::remove(log_path_of(status.record.folder), failed);
+  }
+
+  void start(size_t i) {
+    RunStatus& status = runs_[i];
+    forget(status);
+    Config config = status.run->config;
+    config.parallel.threads = budget_.threads;
+    const std::string path = study_.folder + "/configs/" + status.run->name + ".json";
+    std::ofstream file(path);
+    file << to_json(config);
+    file.close();
+    if (!file) throw Error(path + " cannot be written: is the disk full?");
+    jobs_[i].reader = std::make_unique<MetricsReader>(status.record.folder + "/metrics.jsonl");
+    jobs_[i].child = std::make_unique<Child>(std::vector<std::string>{"train", path, "--overwrite"},
+                                             log_path_of(status.record.folder));
+    status.phase = Phase::running;
+    status.begun = true;
+  }
+
+  void collect(size_t i) {
+    Job& job = jobs_[i];
+    if (!job.child) return;
+    RunStatus& status = runs_[i];
+    const bool ended = job.child->ended();  // before the last reading: what it wrote until then is read
+    while (job.reader->read(status.record)) {
+    }
+    if (!ended) return;
+    status.phase = Phase::ended;
+    if (status.record.end_reason.empty()) {
+      status.record.error = last_error(log_path_of(status.record.folder));
+      if (status.record.error.empty()) {
+        fail(status, job.child->failure().empty() ? "the run ended without a last event" : job.child->failure());
+      }
+    }
+    job = Job{};
+  }
+
+  const Study& study_;
+  std::vector<RunStatus>& runs_;
+  const Budget budget_;
+  std::vector<Job> jobs_;
+};
+
+}  // namespace
+
+std::vector<RunStatus> survey(const Study& study) {
+  std::vector<RunStatus> runs;
+  runs.reserve(study.runs.size());
+  for (const StudyRun& run : study.runs) runs.push_back(status_of(study, run));
+  return runs;
+}
+
+void refuse_conflicts(const std::vector<RunStatus>& runs) {
+  const auto other = [](const RunStatus& status) { return !status.conflict.empty(); };
+  const auto first = std::find_if(runs.begin(), runs.end(), other);
+  if (first == runs.end()) return;
+  const auto more = std::count_if(first, runs.end(), other) - 1;
+  throw Error(fmt::format(
+      "{} holds a finished run of another config: {}{}\n       cures: another name (--set name=...), "
+      "or --overwrite, which repeats every run",
+      first->record.folder, first->conflict, more == 0 ? "" : fmt::format(" ({} more runs like it)", more)));
+}
+
+std::vector<RunStatus> run_study(const Study& study, const ScheduleOptions& options, const StudyObserver& observe) {
+  make_folders(study);
+  const FolderLock lock(study.folder);
+  std::vector<RunStatus> runs = survey(study);
+  if (!options.overwrite) refuse_conflicts(runs);  // as the folder is now that nobody else writes in it
+  for (RunStatus& status : runs) {
+    if (!options.overwrite) break;
+    // At once for all, so that a compare which is broken off and started again without --overwrite finds none finished.
+    if (is_run_folder(status.record.folder)) fs::remove(status.record.folder + "/metrics.jsonl");
+    status.record = empty_record(study, *status.run);
+    status.conflict.clear();
+    status.phase = Phase::waiting;
+    status.earlier = false;
+  }
+  Schedule(study, runs, budget_for(runs, options)).loop(observe);
+  const auto finished =
+      std::count_if(runs.begin(), runs.end(), [](const RunStatus& s) { return is_finished(s.record); });
+  if (StopSignals::received() != 0 && finished < static_cast<int64_t>(runs.size())) {
+    throw Error(
+        fmt::format("{}: stopped by {} with {} of {} runs finished\n       the same command goes on: finished "
+                    "runs are not repeated",
+                    study.folder, StopSignals::received() == SIGINT ? "SIGINT" : "SIGTERM", finished, runs.size()));
+  }
+  return runs;
+}
+
+}  // namespace dither

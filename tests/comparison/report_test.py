@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+"""Tests of scripts/report.py and of rebuild_study.py, on CSV files made here.
+
+    /usr/bin/python3 tests/comparison/report_test.py
+
+Expected figures were worked out apart from the script: by hand, or by integrating Student's density numerically.
+"""
+
+import csv
+import hashlib
+import importlib.util
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import matplotlib
+from matplotlib import image
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT, REBUILD = ROOT / "scripts/report.py", ROOT / "tests/comparison/rebuild_study.py"
+PICTURES = ["loss.png", "loss_zoom.png", "quality.png", "learning_rate.png", "throughput.png"]
+specification = importlib.util.spec_from_file_location("report", REPORT)
+report = importlib.util.module_from_spec(specification)
+sys.dont_write_bytecode = True  # the source tree stays as it is
+specification.loader.exec_module(report)
+matplotlib.use("Agg")  # no display needed
+
+RUN_COLUMNS = """run folder config_hash seed commit state reason strategy learning_rate beta1 beta2 parameters
+    bytes_per_parameter steps steps_done tokens seconds seconds_per_step tokens_per_second train_loss validation_loss
+    bits_per_byte edq edq_full imprecision update_to_ulp skipped_steps""".split()
+CURVE_COLUMNS = """run config_hash seed commit step tokens seconds loss validation_loss edq edq_full imprecision
+    update_to_ulp gradient_norm learning_rate""".split()
+
+# 3.3 and 3.5 beside 3.0, 3.1 and 3.2: Student's density integrated by Simpson's rule, its quantile by bisection.
+WELCH = {"difference": 0.3, "p": 0.14436620481676865, "low": -0.2976997448258259, "high": 0.8976997448258259}
+
+# What a strategy is made to look like: final loss above mixed's, EDQ, EDQ full, imprecision, bytes, seconds a step.
+STRATEGIES = {
+    "fp32": (-0.002, 1.0, 1.0, 0.1, 16, 0.31), "bf16": (0.110, 0.42, 0.42, 82, 8, 0.110),
+    "bf16_sr": (0.004, 0.999, 0.999, 71, 8, 0.112), "bf16_kahan": (0.001, 0.98, 1.0, 72, 10, 0.114),
+    "collage_light": (0.002, 0.977, 1.0, 71, 10, 0.115), "collage_plus": (0.001, 0.977, 1.0, 71, 12, 0.121),
+    "bf16_fp32_states": (0.105, 0.43, 0.43, 82, 12, 0.113), "split32": (0.0, 0.99, 1.0, 71, 14, 0.118),
+    "mixed": (0.0, 0.99, 1.0, 71, 18, 0.125), "mixed_autocast": (-0.001, 1.0, 1.0, 0.1, 18, 0.16)}
+
+
+def number_text(value):
+    return "" if value is None or not math.isfinite(value) else repr(value)
+
+
+def make_run(strategy, seed, final=None, *, rate=1e-3, beta2=0.95, v="nearest", state="completed", reason="", steps=400,
+             varied=("strategy", "v", "rate", "beta2"), losses=None, validation=True):
+    """A row of runs.csv and its rows of curves.csv. `final`: the final loss, else one that looks real."""
+    offset, edq, edq_full, imprecision, size, pace = STRATEGIES[strategy]
+    noise = random.Random(f"{strategy} {seed} {rate} {beta2} {v}")
+    if final is None:
+        worse = 0.03 * math.log2(rate / 1.6e-3) ** 2 + (0.25 if (beta2, v, size) == (0.999, "nearest", 8) else 0)
+        final = 3.95 + offset + worse + 0.006 * noise.gauss(0, 1)
+    values = {"strategy": ("precision.strategy", strategy), "v": ("precision.second_moment_rounding", v),
+              "gradient": ("precision.gradient", "fp32" if "mixed" in strategy or strategy == "fp32" else "bf16_sr"),
+              "rate": ("optimizer.learning_rate", repr(rate)), "beta2": ("optimizer.betas", f"[0.9,{beta2}]")}
+    settings = {f"vary:{path}": value for path, value in (values[name] for name in varied)}
+    done = steps if state == "completed" else steps * 2 // 5
+    key = {"run": f"{strategy}-{v}-b{beta2}-lr{rate}-{seed}", "seed": str(seed), "commit": "1f0c2ab",
+           "config_hash": hashlib.sha256(f"{strategy} {v} {beta2} {rate}".encode()).hexdigest()[:16]}
+    rows, length = [], -(-steps // 100)
+    for step in range(length, done + 1, length):
+        loss = final + (10.8 - final) * math.exp(-step / 25) + 1.1 * math.exp(-step / 130) + 0.02 * noise.gauss(0, 1)
+        if state == "diverged":
+            loss = loss if step < 0.6 * done else math.inf if step > 0.9 * done else 2.0 ** (step - 0.6 * done) * 7
+        loss = losses(step) if losses else loss
+        measured = step % (2 * length) == 0
+        rows.append({**key, "step": step, "tokens": 4096 * step, "seconds": number_text(pace * step),
+                     "loss": number_text(loss),
+                     "validation_loss": number_text(loss + 0.03) if validation and step % (10 * length) == 0 else "",
+                     "edq": number_text(edq + 0.01 * noise.gauss(0, 1)) if measured else "",
+                     "edq_full": number_text(edq_full + 0.002 * noise.gauss(0, 1)) if measured else "",
+                     "imprecision": number_text(min(100, imprecision * (0.8 + 0.2 * step / steps))) if measured else "",
+                     "update_to_ulp": "", "gradient_norm": "0.5", "learning_rate": repr(rate)})
+    good = state != "failed"
+    row = {**key, "folder": f"runs/made/{key['run']}", "state": state, "reason": reason, "strategy": strategy,
+           "learning_rate": repr(rate), "beta1": "0.9", "beta2": repr(beta2), "parameters": "2500000",
+           "bytes_per_parameter": str(size), "steps": str(steps), "steps_done": str(done), "tokens": str(4096 * done),
+           "seconds": number_text(pace * done), "seconds_per_step": number_text(pace * (1 + 0.01 * noise.random())),
+           "tokens_per_second": number_text(4096 / pace), "train_loss": number_text(final - 0.03) if good else "",
+           "validation_loss": number_text(final) if good and validation and state != "diverged" else "",
+           "bits_per_byte": "", "edq": repr(edq), "edq_full": repr(edq_full), "imprecision": repr(float(imprecision)),
+           "update_to_ulp": "0.31", "skipped_steps": "0", **settings}
+    return row, rows
+
+
+def write_study(folder, runs):
+    folder.mkdir(parents=True, exist_ok=True)
+    varied = [column for column in runs[0][0] if column.startswith("vary:")]
+    for name, columns, rows in (("runs.csv", RUN_COLUMNS + varied, [row for row, _ in runs]),
+                                ("curves.csv", CURVE_COLUMNS, [row for _, curve in runs for row in curve])):
+        with open(folder / name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
+def whole_study():
+    """Like the first study: 26 arms, three seeds each; two runs diverge, one fails."""
+    arms = [dict(strategy=strategy) for strategy in STRATEGIES]
+    arms += [dict(strategy=strategy, beta2=0.999, v=v) for strategy, v in (
+        ("bf16", "nearest"), ("bf16_sr", "nearest"), ("bf16_sr", "stochastic"), ("collage_light", "nearest"),
+        ("collage_plus", "nearest"), ("split32", "nearest"), ("mixed", "nearest"))]
+    arms += [dict(strategy=strategy, rate=rate)
+             for strategy in ("bf16", "bf16_sr", "mixed") for rate in (5e-4, 2e-3, 4e-3)]
+    runs = []
+    for arm in arms:
+        for seed in (1, 2, 3):
+            state, reason = "completed", ""
+            if arm.get("rate") == 4e-3 and arm["strategy"] == "bf16" and seed > 1:
+                state, reason = "diverged", "10 steps in a row skipped: gradient not finite"
+            if arm["strategy"] == "bf16_kahan" and seed == 2:
+                state, reason = "failed", "error: data/novels/train_000000.bin: no such file"
+            runs.append(make_run(seed=seed, state=state, reason=reason,
+                                 varied=("strategy", "v", "gradient", "rate", "beta2"), **arm))
+    return runs
+
+
+def arms_of(losses, **options):
+    """Runs of {strategy: {seed: final loss}}; the strategy alone varies."""
+    return [make_run(strategy, seed, loss, varied=("strategy", "v"), **options)
+            for strategy, seeds in losses.items() for seed, loss in seeds.items()]
+
+
+def run_script(script, *arguments):
+    command = [sys.executable, *map(str, (script, *arguments))]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class ReportTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def study(self, runs, baseline=None):
+        return report.read_study(write_study(self.folder, runs), baseline, "made")
+
+    def summary(self, runs, baseline=None):
+        """Rows of summary.csv by label."""
+        report.write_summary_csv(self.study(runs, baseline), self.folder / "summary.csv")
+        with open(self.folder / "summary.csv", newline="", encoding="utf-8") as file:
+            return {row["label"]: row for row in csv.DictReader(file)}
+
+    def run_report(self, *arguments):
+        return run_script(REPORT, self.folder, *arguments)
+
+    def assert_close(self, text, expected):
+        self.assertAlmostEqual(float(text), expected, delta=1e-9 * abs(expected))
+
+
+class Figures(ReportTest):
+    # Catches: sd over n, sums for means, one-sided p, the normal's quantile, an unpaired test where seeds agree, a
+    # pooled variance or whole degrees of freedom in Welch's, Holm without its steps.
+    def test_means_deviations_and_both_t_tests_are_those_worked_out_by_hand(self):
+        rows = self.summary(arms_of({"mixed": {1: 3.0, 2: 3.1, 3: 3.2}, "bf16": {3: 3.45, 1: 3.2, 2: 3.25},
+                                     "fp32": {1: 3.3, 2: 3.5}}))
+        self.assert_close(rows["mixed"]["loss_mean"], 3.1)
+        self.assert_close(rows["mixed"]["loss_sd"], 0.1)
+        self.assertEqual((rows["mixed"]["is_baseline"], rows["mixed"]["p"], rows["mixed"]["n_seeds"]), ("1", "", "3"))
+        # Paired: differences 0.2, 0.15, 0.25; t = 0.2 / (0.05 / sqrt(3)) = sqrt(48). With two degrees of freedom
+        # p = 1 - t / sqrt(t^2 + 2) and the quantile is 0.95 / sqrt(2 * 0.975 * 0.025).
+        paired = rows["bf16"]
+        self.assertEqual(paired["test"], "paired")
+        self.assert_close(paired["difference"], 0.2)
+        self.assert_close(paired["p"], 1 - math.sqrt(0.96))
+        self.assert_close(paired["low"], 0.2 - 0.95 / math.sqrt(0.04875) * 0.05 / math.sqrt(3))
+        self.assert_close(paired["p_holm"], 2 * (1 - math.sqrt(0.96)))
+        # Welch: 0.3 / sqrt(0.01/3 + 0.02/2), 32/19 degrees of freedom; p and limits by Simpson's rule.
+        welch = rows["fp32"]
+        self.assertEqual((welch["test"], welch["reference"]), ("Welch", "mixed"))
+        for column, expected in WELCH.items():
+            self.assert_close(welch[column], expected)
+        self.assert_close(welch["p_holm"], WELCH["p"])
+
+    # Catches: an arm that ran a seed twice and counts it as two.
+    def test_a_seed_counts_once(self):
+        runs = arms_of({"mixed": {1: 3.0, 2: 3.2}})
+        again, curve = make_run("mixed", 1, 3.1, varied=("strategy", "v"))
+        again, curve = again | {"commit": "other"}, [line | {"commit": "other"} for line in curve]
+        row = self.summary(runs + [(again, curve)])["mixed"]
+        self.assertEqual((row["n_seeds"], row["runs"]), ("2", "3"))
+        self.assert_close(row["loss_mean"], (3.05 + 3.2) / 2)
+
+    # Catches: 0 for a spread or a p that does not exist; a p from one seed.
+    def test_single_seeds_have_dashes_instead_of_a_deviation_and_a_p(self):
+        study = self.study(arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.25}}))
+        self.assertEqual(report.tables_of(study)[0].rows[1][2:8], ["3.2500", "–", "+0.2500", "–", "–", "–"])
+        self.assertEqual(self.summary(arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.25}}))["bf16"]["loss_sd"], "")
+
+    # Catches: 0/0 in t, and p = 0 or 1 for arms that computed the same.
+    def test_identical_losses_are_called_identical(self):
+        study = self.study(arms_of({"mixed": {1: 3.0, 2: 3.1}, "split32": {1: 3.0, 2: 3.1}}))
+        self.assertEqual(report.tables_of(study)[0].rows[1][4:8], ["+0.0000", "–", "identical", "–"])
+
+    # Catches: a diverged run's loss in the mean, an arm left out because nothing of it completed.
+    def test_diverged_and_failed_runs_are_counted_but_not_averaged(self):
+        runs = arms_of({"mixed": {1: 3.0, 2: 3.1}, "bf16": {1: 3.2}})
+        runs += arms_of({"bf16": {2: 9.9}}, state="failed", reason="error: a, \"b\"")
+        runs += arms_of({"fp32": {1: 9.9, 2: 9.8}}, state="diverged", reason="skipped")
+        runs[3][0]["validation_loss"] = "9.9"
+        study = self.study(runs)
+        rows = {row[0]: row for row in report.tables_of(study)[0].rows}
+        self.assertEqual(rows["bf16"][1:3], ["1/2 (1 failed)", "3.2000"])
+        self.assertEqual(rows["fp32"][1:8], ["0/2 (2 diverged)"] + ["–"] * 6)
+        self.assertEqual(rows["fp32"][8], "1.000")  # its EDQ was measured all the same
+
+    def test_without_validation_the_training_loss_is_compared(self):
+        study = self.study(arms_of({"mixed": {1: 3.03, 2: 3.13}}, validation=False))
+        table = report.tables_of(study)[0]
+        self.assertEqual((table.columns[2], table.rows[0][2]), ("training loss", "3.0500"))
+
+
+class Arms(ReportTest):
+    # Catches: parts that follow from the strategy (gradient), parts that differ nowhere (b1), a lost v.
+    def test_labels_say_what_tells_arms_apart_and_no_more(self):
+        study = self.study(whole_study())
+        labels = [arm.label() for arm in study.arms]
+        self.assertEqual((len(labels), len(set(labels))), (26, 26))
+        self.assertIn("bf16_sr, v stochastic, b2 0.999, lr 0.001", labels)
+        self.assertIn("collage_plus, b2 0.999, lr 0.001", labels)
+        self.assertEqual(study.baseline.label(), "mixed, b2 0.95, lr 0.001")  # the most common settings
+        self.assertEqual(self.study(whole_study(), labels[3]).baseline.label(), labels[3])
+        self.assertEqual([arm.label() for arm in self.study(arms_of({"bf16_sr": {1: 3.0}})).arms], ["bf16_sr"])
+
+    def test_each_strategy_is_taken_at_its_best_rate_and_an_edge_is_named(self):
+        runs = [make_run(strategy, seed, loss + spread * seed, rate=rate, varied=("strategy", "rate"))
+                for strategy, spread, losses in (("mixed", 0.01, (3.2, 3.0, 3.1)), ("bf16_sr", 0.03, (3.3, 3.2, 3.05)))
+                for rate, loss in zip((0.001, 0.002, 0.004), losses) for seed in (1, 2)]
+        table = report.tables_of(self.study(runs))[-1]
+        self.assertEqual(table.heading, "At the best learning rate")
+        self.assertEqual(table.rows[0][:5], ["mixed", "0.001, 0.002, 0.004", "0.002", "2", "3.0150"])
+        self.assertEqual(table.rows[1][2:7], ["0.004 (edge)", "2", "3.0950", "0.0212", "+0.0800"])
+        self.assertIn("1 comparison in this table", " ".join(table.notes))
+
+    # Catches: a rate at which a seed diverged winning by its surviving seed.
+    def test_a_rate_with_a_diverged_run_is_not_the_best(self):
+        runs = [make_run("mixed", seed, loss, rate=rate, state=state, varied=("strategy", "rate"))
+                for seed, rate, loss, state in ((1, 0.001, 3.2, "completed"), (2, 0.001, 3.2, "completed"),
+                                                (1, 0.002, 3.0, "completed"), (2, 0.002, 9.0, "diverged"))]
+        self.assertEqual(report.tables_of(self.study(runs))[-1].rows[0][2], "0.001 (edge)")
+
+    def test_arms_at_other_settings_are_compared_with_the_baseline_strategy_there(self):
+        tables = report.tables_of(self.study(whole_study()))
+        same = {row[0]: row[1] for row in tables[1].rows}
+        self.assertEqual(same["bf16_sr, v stochastic, b2 0.999, lr 0.001"], "mixed, b2 0.999, lr 0.001")
+        self.assertEqual(len(tables[0].rows), 26)
+
+
+class Pictures(ReportTest):
+    def axes_of(self, plot, study):
+        """What a figure shows, by drawing it and catching it before it is written."""
+        caught = []
+        with mock.patch("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: caught.append(figure)):
+            plot(study, None)
+        return caught[0].axes
+
+    # Catches: infinite or huge losses that set the scale, diverged runs that silently lack.
+    def test_diverged_runs_are_named_and_leave_the_scale_alone(self):
+        runs = arms_of({"mixed": {1: 4.0, 2: 4.1}, "bf16": {1: 4.2}})
+        runs += arms_of({"bf16": {2: 4.0}, "fp32": {1: 4.0, 2: 4.0}}, state="diverged")
+        study = self.study(runs)
+        for plot in (report.plot_loss, report.plot_loss_zoom, report.plot_learning_rate):
+            axes = self.axes_of(plot, study)[0]
+            texts = " ".join(text.get_text() for text in axes.texts)
+            self.assertIn("2/2 diverged" if plot is not report.plot_learning_rate else "2 diverged", texts)
+            self.assertLess(max(axes.get_ylim()), 13)
+        low, top = self.axes_of(report.plot_loss, self.study(runs[-2:]))[0].get_ylim()  # nothing but diverged runs
+        self.assertTrue(low < 8 and 10 < top < 13, f"{low} to {top}")
+
+    # Catches: more lines in a panel than can be told apart, an arm left out when arms are spread, one colour for two.
+    def test_many_arms_are_spread_over_panels_without_losing_one(self):
+        study = self.study(whole_study())
+        panels = report.panels_of(study.arms, study.keys)
+        self.assertLessEqual(max(len(panel.arms) for panel in panels), report.MOST_LINES)
+        spread = [arm.label() for panel in panels for arm in panel.arms]
+        self.assertEqual(sorted(spread), sorted(arm.label() for arm in study.arms))
+        for panel in panels:
+            self.assertEqual(len({look[2:4] for look in panel.looks()}), len(panel.arms))
+        self.assertEqual(len(set(report.COLOURS.values())), len(report.COLOURS))
+
+    def test_far_outliers_do_not_flatten_the_rest(self):
+        self.assertLess(report.robust_top([3.0, 3.01, 3.02, 3.03, 900.0]), 3.3)
+        self.assertEqual(report.robust_top([3.0, 3.01, 3.02]), 3.02)
+
+
+class Files(ReportTest):
+    # Catches: dates, versions and hash orders in the output; a page that needs the net; pictures that are blank.
+    def test_the_same_csv_gives_the_same_bytes_and_the_page_holds_everything(self):
+        write_study(self.folder, whole_study())
+        outputs = []
+        for _ in range(2):
+            done = self.run_report("--title", "A <study>")
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, f"{self.folder / 'report.html'}\n", ""))
+            outputs.append({path.name: path.read_bytes() for path in self.folder.iterdir()})
+        self.assertEqual(outputs[0], outputs[1])
+        for name in PICTURES:
+            pixels = image.imread(self.folder / name)
+            self.assertTrue(500 < pixels.shape[0] < 4000 and 900 < pixels.shape[1] < 4000, f"{name}: {pixels.shape}")
+            self.assertGreater(pixels[..., :3].std(), 0.05)
+        page = outputs[0]["report.html"].decode()
+        self.assertEqual(re.findall(r"https?:|<script|<link|@import|url\(", page), [])
+        self.assertEqual(len(re.findall(r'src="data:image/png;base64,', page)), page.count("src="))
+        self.assertEqual(page.count("<figcaption>"), len(PICTURES))
+        for text in ("A &lt;study&gt;", "10 steps in a row skipped: gradient not finite", "bf16_kahan", "1f0c2ab"):
+            self.assertIn(text, page)
+        self.assertEqual(json.loads(outputs[0]["report.json"])["baseline"], "mixed, b2 0.95, lr 0.001")
+
+    # Catches: figures that need a curve, a loss or a bar to exist.
+    def test_a_study_in_which_every_run_failed_still_has_its_report(self):
+        runs = [(row, []) for row, _ in arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.0}}, state="failed", reason="killed")]
+        for row, _ in runs:
+            row |= dict.fromkeys(("tokens_per_second", "seconds_per_step", "bytes_per_parameter", "edq"), "")
+        write_study(self.folder, runs)
+        self.assertEqual(self.run_report().returncode, 0)
+        self.assertIn("killed", (self.folder / "report.html").read_text(encoding="utf-8"))
+
+    def test_errors_are_one_line_that_names_file_and_cure(self):
+        def refuse(message, change, *arguments):
+            write_study(self.folder, arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.1}}))
+            change()
+            done = self.run_report(*arguments)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
+            self.assertRegex(done.stderr, f"^error: .*{message}")
+            self.assertFalse((self.folder / "summary.md").exists())
+
+        def edit(name, old, new):
+            path = self.folder / name
+            text = path.read_text(encoding="utf-8")
+            self.assertIn(old, text)
+            path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+        refuse(r"runs\.csv: no such file; `dither report RUN\.\.\.` writes it", (self.folder / "runs.csv").unlink)
+        refuse(r"curves\.csv: no such file", (self.folder / "curves.csv").unlink)
+        refuse(r"runs\.csv: no column edq_full; write it again", lambda: edit("runs.csv", "edq_full", "else"))
+        refuse(r"runs\.csv: row 1: steps is 'many', needs a number", lambda: edit("runs.csv", ",400,", ",many,"))
+        refuse(r"state is 'lost', needs one of completed, diverged", lambda: edit("runs.csv", "completed", "lost"))
+        refuse(r"runs\.csv: no runs in it; name at least one", lambda: (self.folder / "runs.csv").write_text(
+            ",".join(RUN_COLUMNS) + "\n", encoding="utf-8"))
+        refuse(r"curves\.csv: run ghost is not in runs\.csv",
+               lambda: edit("curves.csv", "\nmixed-nearest-b0.95-lr0.001-1", "\nghost"))
+        refuse(r"--baseline 'none': no such arm; the arms are: mixed; bf16", lambda: None, "--baseline", "none")
+
+
+class Rebuild(ReportTest):
+    # Catches: a comparison that passes whatever is committed: a value of one curve, a digit of the summary, a cell of
+    # the page.
+    def test_a_committed_study_is_what_its_csv_files_make(self):
+        write_study(self.folder, arms_of({"mixed": {1: 4.0, 2: 4.1}, "bf16": {1: 4.2, 2: 4.25},
+                                          "bf16_sr": {1: 4.0, 2: 4.12}}))
+        self.assertEqual(self.run_report("--title", "t", "--baseline", "bf16_sr").returncode, 0)
+        page, curves, summary = self.folder / "page.md", self.folder / "curves.csv", self.folder / "summary.csv"
+        page.write_text("Text.\n\n" + (self.folder / "summary.md").read_text(encoding="utf-8"), encoding="utf-8")
+        done = run_script(REBUILD, self.folder, "--page", page)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+        page.write_text(page.read_text(encoding="utf-8").replace("+0.1650", "+0.1651"), encoding="utf-8")
+        summary.write_text(summary.read_text(encoding="utf-8").replace("4.05", "4.06", 1), encoding="utf-8")
+        with open(curves, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        rows[50]["loss"] = repr(float(rows[50]["loss"]) + 0.15)  # one bin of 100, one run of 6: 0.15 of a range of 6.8
+        with open(curves, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, CURVE_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        done = run_script(REBUILD, self.folder, "--page", page)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"loss\.png: RMS")
+        self.assertRegex(done.stderr, r"summary\.csv, line 2: committed")
+        self.assertRegex(done.stderr, r"page\.md: lacks the table of summary\.md that begins with '\| arm")
+        self.assertNotRegex(done.stderr, r"summary\.md, line|throughput\.png")
+
+
+if __name__ == "__main__":
+    unittest.main()
