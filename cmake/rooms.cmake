@@ -1,5 +1,5 @@
-# How every room is compiled, dither_room(): a static library of all sources in a folder, and dither_embed_text(): a
-# text file as a function of a room.
+# How every room is compiled, dither_room(): a static library of all sources in a folder, and dither_embed_folder(): a
+# Python program as a function of a room.
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -39,13 +39,19 @@ function(dither_room name)
   target_compile_options(dither_${name} PRIVATE ${DITHER_WARNINGS})
 endfunction()
 
-# dither_embed_text(room TEXT file HEADER path FUNCTION name): FUNCTION, declared in HEADER, returns the text of TEXT.
-function(dither_embed_text room)
-  cmake_parse_arguments(EMBED "" "TEXT;HEADER;FUNCTION" "" ${ARGN})
-  set(script ${PROJECT_SOURCE_DIR}/cmake/embed_text.cmake)
-  set(source ${PROJECT_BINARY_DIR}/${EMBED_FUNCTION}.cpp)
-  add_custom_command(OUTPUT ${source} DEPENDS ${PROJECT_SOURCE_DIR}/${EMBED_TEXT} ${script} VERBATIM
-    COMMAND ${CMAKE_COMMAND} -DTEXT=${PROJECT_SOURCE_DIR}/${EMBED_TEXT} -DHEADER=${EMBED_HEADER}
-            -DFUNCTION=${EMBED_FUNCTION} -DSOURCE=${source} -P ${script})
-  target_sources(dither_${room} PRIVATE ${source})
+# dither_embed_folder(room FOLDER folder HEADER path FUNCTION name): FUNCTION, declared in HEADER, returns a zip archive
+# of the Python modules in FOLDER, which Python can run.
+function(dither_embed_folder room)
+  cmake_parse_arguments(EMBED "" "FOLDER;HEADER;FUNCTION" "" ${ARGN})
+  set(folder ${PROJECT_SOURCE_DIR}/${EMBED_FOLDER})
+  file(GLOB modules RELATIVE ${folder} CONFIGURE_DEPENDS ${folder}/*.py)
+  list(TRANSFORM modules PREPEND ${folder}/ OUTPUT_VARIABLE paths)
+  set(script ${PROJECT_SOURCE_DIR}/cmake/embed_file.cmake)
+  set(made ${PROJECT_BINARY_DIR}/${EMBED_FUNCTION})
+  add_custom_command(OUTPUT ${made}.cpp BYPRODUCTS ${made}.zip DEPENDS ${paths} ${script} VERBATIM
+    WORKING_DIRECTORY ${folder}
+    COMMAND ${CMAKE_COMMAND} -E tar cf ${made}.zip --format=zip ${modules}
+    COMMAND ${CMAKE_COMMAND} -DFILE=${made}.zip -DHEADER=${EMBED_HEADER} -DFUNCTION=${EMBED_FUNCTION}
+            -DSOURCE=${made}.cpp -P ${script})
+  target_sources(dither_${room} PRIVATE ${made}.cpp)
 endfunction()

@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "base/error.h"
+#include "base/free_memory.h"
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector.h"
@@ -23,18 +23,6 @@ namespace {
 
 constexpr size_t kAlignment = 256;       // whole cache lines, and what CUDA hands out
 constexpr int64_t kCopyGrain = 1 << 18;  // bytes or elements a thread takes at a time
-
-/// What the system can still hand out, from /proc/meminfo; -1 where that does not exist. Linux promises more memory
-/// than it has and kills the process that believes it: so ask first.
-int64_t available_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  int64_t total = -1;
-  std::string key, unit;
-  for (int64_t kibibytes = 0; meminfo >> key >> kibibytes; std::getline(meminfo, unit)) {
-    if (key == "MemAvailable:" || key == "SwapFree:") total = std::max<int64_t>(total, 0) + kibibytes * 1024;
-  }
-  return total;
-}
 
 double mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
@@ -90,7 +78,7 @@ void CpuBackend::synchronize(Stream /*stream*/) {}
 
 void* CpuBackend::allocate(int64_t bytes) {
   demand(bytes >= 0, "allocate", "bytes", bytes, "at least 0");
-  const int64_t available = available_bytes();
+  const int64_t available = free_memory_bytes();
   const auto wanted = static_cast<size_t>(std::max<int64_t>(bytes, 1));
   void* memory = nullptr;
   if (available < 0 || bytes <= available) {

@@ -25,6 +25,9 @@ void add_report_command(CLI::App& app) {
       ->type_name("FOLDER");
   command->add_option("--baseline", options->report.baseline, "Label of the arm that others are compared with")
       ->type_name("LABEL");
+  command->add_option("--points", options->report.points, "Rows of a run in curves.csv; default: 100")
+      ->type_name("N")
+      ->check(CLI::Range(2, 1000000).description(""));
   command->add_option("--title", options->report.title, "Title of the page")->type_name("TEXT");
   command->footer(
       "Needs Python with matplotlib and scipy (Debian/Ubuntu: python3-matplotlib python3-scipy). What the columns and\n"

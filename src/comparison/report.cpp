@@ -16,7 +16,7 @@
 #include <memory>
 
 #include "base/error.h"
-#include "src/comparison/report_script.h"
+#include "src/comparison/report_archive.h"
 #include "src/comparison/tables.h"
 
 namespace dither {
@@ -55,12 +55,9 @@ File nameless_file() {
 /// Runs `words` with `input` as its standard input, output thrown away, errors in `errors`; the wait status, or -1 with
 /// errno where the program cannot be run.
 int run(const std::vector<std::string>& words, std::FILE* input, std::FILE* errors) {
-  std::vector<char*> arguments, environment;
+  std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
-  for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
-  char safe_path[] = "PYTHONSAFEPATH=1";  // else a csv.py in the working directory would be taken for Python's own
-  environment.insert(environment.end(), {safe_path, nullptr});
 
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
@@ -68,7 +65,7 @@ int run(const std::vector<std::string>& words, std::FILE* input, std::FILE* erro
   posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
   posix_spawn_file_actions_adddup2(&files, fileno(errors), STDERR_FILENO);
   pid_t process = -1;
-  const int failed = posix_spawnp(&process, arguments[0], &files, nullptr, arguments.data(), environment.data());
+  const int failed = posix_spawnp(&process, arguments[0], &files, nullptr, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&files);
   int status = -1;
   while (failed == 0 && waitpid(process, &status, 0) < 0 && errno == EINTR) {
@@ -92,17 +89,18 @@ std::string last_line(std::FILE* file) {
 }
 
 void run_script(const ReportOptions& options) {
-  std::vector<std::string> words = {python(), "-", options.folder};
+  // Python imports from an archive and not from the working directory, where a csv.py would be taken for Python's own.
+  // An archive must be a file that can be opened again: the standard input is one, though it has no name on the disk.
+  std::vector<std::string> words = {python(), "/dev/stdin", options.folder};
   if (!options.baseline.empty()) words.push_back("--baseline=" + options.baseline);
   if (!options.title.empty()) words.push_back("--title=" + options.title);
-  const File script = nameless_file(), errors = nameless_file();
-  const std::string_view text = report_script();
-  if (std::fwrite(text.data(), 1, text.size(), script.get()) != text.size() || std::fflush(script.get()) != 0) {
+  const File archive = nameless_file(), errors = nameless_file();
+  const std::string_view bytes = report_archive();
+  if (std::fwrite(bytes.data(), 1, bytes.size(), archive.get()) != bytes.size() || std::fflush(archive.get()) != 0) {
     throw Error(std::string("a temporary file cannot be written: ") + std::strerror(errno));
   }
-  lseek(fileno(script.get()), 0, SEEK_SET);  // the descriptor's own place, which the child shares
 
-  const int status = run(words, script.get(), errors.get());
+  const int status = run(words, archive.get(), errors.get());
   if (status == 0) return;
   const std::string kept = "\n       " + options.folder + "/runs.csv and curves.csv are written";
   if (status < 0) throw Error("no report: " + words[0] + " cannot be run: " + std::strerror(errno) + kept + kCure);
@@ -175,7 +173,7 @@ std::string write_report(const std::vector<RunRecord>& records, const ReportOpti
   fs::create_directories(options.folder, failed);
   if (failed) throw Error(options.folder + ": the folder cannot be made: " + failed.message());
   write_file(options.folder + "/runs.csv", runs_csv(records));
-  write_file(options.folder + "/curves.csv", curves_csv(records));
+  write_file(options.folder + "/curves.csv", curves_csv(records, options.points));
   run_script(options);
   std::ifstream summary(options.folder + "/summary.md", std::ios::binary);
   return std::string{std::istreambuf_iterator<char>(summary), {}} + "\n" + options.folder + "/report.html\n";

@@ -1,4 +1,4 @@
-// The report of a comparison: runs.csv and curves.csv (tables.h), then whatever scripts/report.py makes of them:
+// The report of a comparison: runs.csv and curves.csv (tables.h), then whatever scripts/report makes of them:
 // summary.csv, summary.md, pictures, and report.html, which needs no other file.
 //
 // The script runs under /usr/bin/python3, which sees Debian's packages; where there is none, under the first python3 of
@@ -16,6 +16,7 @@ struct ReportOptions {
   std::string folder;    // made if need be; files of an earlier report are written anew
   std::string baseline;  // label of the arm that others are compared with; "" : the script's choice
   std::string title;     // "" : the script's choice
+  int64_t points = 100;  // rows of a run in curves.csv: more than a plot's width can tell apart says little
 };
 
 /// The folders of the runs that are meant: each name is a run's folder, or stands for all those below it, by name. A

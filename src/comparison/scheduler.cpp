@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/free_memory.h"
 #include "src/comparison/child.h"
 #include "src/training/engine.h"  // Engine::plan()
 #include "src/training/signals.h"
@@ -62,16 +63,10 @@ RunStatus status_of(const Study& study, const StudyRun& run) {
   return status;
 }
 
-// Bytes of main memory that can be had without swapping.
 int64_t free_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  int64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    std::getline(file, unit);
-  }
-  throw Error("/proc/meminfo does not say how much memory is free; give the runs a budget with --memory");
+  const int64_t bytes = free_memory_bytes();
+  if (bytes < 0) throw Error("the system does not say how much memory is free; give the runs a budget with --memory");
+  return bytes;
 }
 
 /// Holds a study's folder for this process and the children it makes: they inherit the descriptor, so the folder is

@@ -11,8 +11,6 @@ namespace dither {
 
 namespace {
 
-constexpr int64_t kBins = 100;  // rows of a run in curves.csv: more than a plot's width can tell apart says little
-
 std::string cell(double value) { return std::isfinite(value) ? fmt::format("{}", value) : ""; }
 std::string cell(int64_t value) { return std::to_string(value); }
 std::string cell(uint64_t value) { return std::to_string(value); }
@@ -94,14 +92,16 @@ std::string curve_row(const RunRecord& r, const std::string& hash, size_t begin,
     if (r.steps[i].measured) measured = r.steps[i];
   }
   const double count = static_cast<double>(end - begin);
+  const auto seven = [](double value) { return std::isfinite(value) ? fmt::format("{:.7g}", value) : ""; };
   const StepPoint& last = r.steps[end - 1];
   double validation = NAN;
   for (const EvaluationPoint& evaluation : r.evaluations) {
     if (evaluation.step >= r.steps[begin].step && evaluation.step <= last.step) validation = evaluation.loss;
   }
-  return cells(r.config.name, hash, r.config.seed, r.commit, last.step, last.tokens, seconds, loss / count, validation,
-               measured.edq, measured.edq_full, measured.imprecision, measured.update_to_ulp, norm / count,
-               last.learning_rate);
+  return cells(r.config.name, hash, r.config.seed, r.commit, last.step, last.tokens, seven(seconds),
+               seven(loss / count), seven(validation), seven(measured.edq), seven(measured.edq_full),
+               seven(measured.imprecision), seven(measured.update_to_ulp), seven(norm / count),
+               seven(last.learning_rate));
 }
 
 }  // namespace
@@ -127,13 +127,13 @@ std::string runs_csv(const std::vector<RunRecord>& records) {
   return text;
 }
 
-std::string curves_csv(const std::vector<RunRecord>& records) {
+std::string curves_csv(const std::vector<RunRecord>& records, int64_t points) {
   std::string text =
       "run,config_hash,seed,commit,step,tokens,seconds,loss,validation_loss,edq,edq_full,imprecision,update_to_ulp,"
       "gradient_norm,learning_rate\n";
   for (const RunRecord& r : records) {
     const std::string hash = config_hash(r.config);
-    const int64_t length = (r.config.steps + kBins - 1) / kBins;
+    const int64_t length = (r.config.steps + points - 1) / points;
     double seconds = 0;
     for (size_t begin = 0, end = 0; begin < r.steps.size(); begin = end) {
       const int64_t bin = (r.steps[begin].step - 1) / length;

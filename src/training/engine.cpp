@@ -1,11 +1,9 @@
 #include "src/training/engine.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
-
-#include <fstream>
 
 #include "base/error.h"
+#include "base/free_memory.h"
 
 namespace dither {
 
@@ -18,21 +16,9 @@ PlainParameters::Options parameter_options(const Config& config) {
           .seed = config.seed};
 }
 
-// Bytes of main memory that can be had without swapping; 0 where the system does not say.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  int64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    std::getline(file, unit);
-  }
-  return 0;
-}
-
 void check_fit(const MemoryPlan& plan) {
-  const int64_t available = available_memory();
-  if (available == 0 || plan.total() <= available) return;
+  const int64_t available = free_memory_bytes();
+  if (available < 0 || plan.total() <= available) return;
   constexpr double kMiB = 1 << 20;
   throw Error(fmt::format(
       "the model does not fit: weights {:.0f} + gradients {:.0f} + optimizer state {:.0f} + activations {:.0f} + "

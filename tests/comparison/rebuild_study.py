@@ -3,7 +3,7 @@
 
     python3 tests/comparison/rebuild_study.py docs/results/STUDY [--page docs/results/STUDY.md]
 
-FOLDER holds runs.csv, curves.csv and what scripts/report.py made of them: report.json (title, baseline, drawn_by),
+FOLDER holds runs.csv, curves.csv and what scripts/report made of them: report.json (title, baseline, drawn_by),
 summary.csv, summary.md and PNGs. summary.* must come out byte for byte, the pictures within a tolerance; --page names
 a page that must contain every table of summary.md verbatim. Exit status 1 and a line for each difference.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 TILE, TILE_LIMIT = 16, 4.0
 OTHER_VERSION_LIMIT = 32.0
-REPORT = Path(__file__).resolve().parents[2] / "scripts/report.py"
+REPORT = Path(__file__).resolve().parents[2] / "scripts/report"
 
 
 def main():
@@ -41,7 +41,7 @@ def main():
     for difference in differences:
         print(f"error: {arguments.folder}: {difference}", file=sys.stderr)
     if differences:
-        sys.exit(f"if the change is meant: python3 scripts/report.py {arguments.folder}, and commit what it writes")
+        sys.exit(f"if the change is meant: python3 scripts/report {arguments.folder}, and commit what it writes")
     print(f"{arguments.folder}: summary and pictures are those of its CSV files")
 
 
@@ -49,10 +49,10 @@ def compare(committed, rebuilt, page):
     recorded = json.loads((committed / "report.json").read_text(encoding="utf-8"))
     for name in ("runs.csv", "curves.csv"):
         shutil.copy(committed / name, rebuilt / name)
-    made = subprocess.run([sys.executable, str(REPORT), str(rebuilt), "--title", recorded["title"],
+    made = subprocess.run([sys.executable, "-B", str(REPORT), str(rebuilt), "--title", recorded["title"],
                            "--baseline", recorded["baseline"]], capture_output=True, text=True, check=False)
     if made.returncode:
-        return [f"scripts/report.py: {made.stderr.strip()}"]
+        return [f"scripts/report: {made.stderr.strip()}"]
     differences = [text_difference(committed / name, rebuilt / name) for name in ("summary.csv", "summary.md")]
 
     pictures = [{path.name for path in folder.glob("*.png")} for folder in (committed, rebuilt)]

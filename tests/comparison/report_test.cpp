@@ -4,8 +4,8 @@
 #include <sys/stat.h>
 
 #include <cstdlib>
+#include <map>
 
-#include "src/comparison/report_script.h"
 #include "tests/catch.h"
 #include "tests/comparison/hand_made.h"
 
@@ -27,6 +27,15 @@ std::string shell_script(const TemporaryFolder& place, const std::string& comman
   write_file(place / "python", "#!/bin/sh\n" + commands + "\n");
   chmod((place / "python").c_str(), 0755);
   return place / "python";
+}
+
+/// Name -> text of the Python modules in a folder.
+std::map<std::string, std::string> modules(const std::string& folder) {
+  std::map<std::string, std::string> found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".py") found[entry.path().filename().string()] = read_whole(entry.path().string());
+  }
+  return found;
 }
 
 std::vector<RunRecord> one_run(const TemporaryFolder& place) {
@@ -65,20 +74,29 @@ TEST_CASE("the report lies beside the runs unless another place is named") {
   REQUIRE(default_report_folder({"a", "runs/b"}) == "report");
 }
 
-// Catches: another script than the repository's, arguments lost or misread as options, a summary that nobody shows.
-TEST_CASE("the script that the program carries makes the report") {
+// Catches: other modules than the repository's, arguments lost or misread as options, a summary that nobody shows.
+TEST_CASE("the program carries scripts/report and hands it to Python") {
   const TemporaryFolder place;
-  const Interpreter python(shell_script(
-      place, R"(cat > "$2/script"; printf '%s|' "$@" > "$2/arguments"; echo "| arm |" > "$2/summary.md")"));
+  const Interpreter python(shell_script(place, R"(/usr/bin/python3 -m zipfile -e "$1" "$2/carried"
+printf '%s|' "$@" > "$2/arguments"; echo "| arm |" > "$2/summary.md")"));
   const std::string folder = place / "runs/report";
   const std::string said =
       write_report(one_run(place), {.folder = folder, .baseline = "--mixed, lr 1", .title = "a b"});
   REQUIRE(said == "| arm |\n\n" + folder + "/report.html\n");
-  const bool same = read_whole(folder + "/script") == read_whole(DITHER_SOURCE_DIR "/scripts/report.py");
+  const bool same = modules(folder + "/carried") == modules(DITHER_SOURCE_DIR "/scripts/report");
   REQUIRE(same);  // in a failure 50 KB of text would say no more
-  REQUIRE(report_script().size() == fs::file_size(folder + "/script"));
-  REQUIRE(read_whole(folder + "/arguments") == "-|" + folder + "|--baseline=--mixed, lr 1|--title=a b|");
+  REQUIRE(read_whole(folder + "/arguments") == "/dev/stdin|" + folder + "|--baseline=--mixed, lr 1|--title=a b|");
   for (const std::string file : {"/runs.csv", "/curves.csv"}) REQUIRE(fs::file_size(folder + file) > 100);
+}
+
+// Catches: an archive that Python cannot import from, a module of the working directory taken for Python's own.
+TEST_CASE("Python makes the report from what the program carries") {
+  const TemporaryFolder place;
+  const Interpreter python(shell_script(
+      place, R"(cd "$2" && echo 'raise SystemExit("a stranger")' > csv.py && exec /usr/bin/python3 "$@")"));
+  const std::string folder = place / "runs/report";
+  REQUIRE(has(write_report(one_run(place), {.folder = folder, .baseline = "", .title = "a b"}), "# a b\n"));
+  REQUIRE(fs::file_size(folder + "/report.html") > 100'000);
 }
 
 // Catches: figures lost with the pictures, a crash of the script passed over, a message that does not say what to

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of scripts/report.py and of rebuild_study.py, on CSV files made here.
+"""Tests of scripts/report and of rebuild_study.py, on CSV files made here.
 
     /usr/bin/python3 tests/comparison/report_test.py
 
@@ -8,9 +8,9 @@ Expected figures were worked out apart from the script: by hand, or by integrati
 
 import csv
 import hashlib
-import importlib.util
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -21,17 +21,19 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-import matplotlib
 from matplotlib import image
 
 ROOT = Path(__file__).resolve().parents[2]
-REPORT, REBUILD = ROOT / "scripts/report.py", ROOT / "tests/comparison/rebuild_study.py"
-PICTURES = ["loss.png", "loss_zoom.png", "quality.png", "learning_rate.png", "throughput.png"]
-specification = importlib.util.spec_from_file_location("report", REPORT)
-report = importlib.util.module_from_spec(specification)
+REPORT, REBUILD = ROOT / "scripts/report", ROOT / "tests/comparison/rebuild_study.py"
 sys.dont_write_bytecode = True  # the source tree stays as it is
-specification.loader.exec_module(report)
-matplotlib.use("Agg")  # no display needed
+sys.path.insert(0, str(REPORT))
+from comparison import compare_arms  # noqa: E402
+from figures import plot_learning_rate, plot_loss, plot_loss_zoom  # noqa: E402
+from panels import COLOURS, MOST_LINES, panels_of, robust_top  # noqa: E402
+from study import read_study  # noqa: E402
+from tables import tables_of, write_summary_csv  # noqa: E402
+
+PICTURES = ["loss.png", "loss_zoom.png", "quality.png", "learning_rate.png", "throughput.png"]
 
 RUN_COLUMNS = """run folder config_hash seed commit state reason strategy learning_rate beta1 beta2 parameters
     bytes_per_parameter steps steps_done tokens seconds seconds_per_step tokens_per_second train_loss validation_loss
@@ -135,9 +137,9 @@ def arms_of(losses, **options):
             for strategy, seeds in losses.items() for seed, loss in seeds.items()]
 
 
-def run_script(script, *arguments):
-    command = [sys.executable, *map(str, (script, *arguments))]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run_script(script, *arguments, environment=None):
+    command = [sys.executable, "-B", *map(str, (script, *arguments))]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 class ReportTest(unittest.TestCase):
@@ -146,11 +148,13 @@ class ReportTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def study(self, runs, baseline=None):
-        return report.read_study(write_study(self.folder, runs), baseline, "made")
+        study = read_study(write_study(self.folder, runs), baseline, "made")
+        compare_arms(study)
+        return study
 
     def summary(self, runs, baseline=None):
         """Rows of summary.csv by label."""
-        report.write_summary_csv(self.study(runs, baseline), self.folder / "summary.csv")
+        write_summary_csv(self.study(runs, baseline), self.folder / "summary.csv")
         with open(self.folder / "summary.csv", newline="", encoding="utf-8") as file:
             return {row["label"]: row for row in csv.DictReader(file)}
 
@@ -197,13 +201,13 @@ class Figures(ReportTest):
     # Catches: 0 for a spread or a p that does not exist; a p from one seed.
     def test_single_seeds_have_dashes_instead_of_a_deviation_and_a_p(self):
         study = self.study(arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.25}}))
-        self.assertEqual(report.tables_of(study)[0].rows[1][2:8], ["3.2500", "–", "+0.2500", "–", "–", "–"])
+        self.assertEqual(tables_of(study)[0].rows[1][2:8], ["3.2500", "–", "+0.2500", "–", "–", "–"])
         self.assertEqual(self.summary(arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.25}}))["bf16"]["loss_sd"], "")
 
     # Catches: 0/0 in t, and p = 0 or 1 for arms that computed the same.
     def test_identical_losses_are_called_identical(self):
         study = self.study(arms_of({"mixed": {1: 3.0, 2: 3.1}, "split32": {1: 3.0, 2: 3.1}}))
-        self.assertEqual(report.tables_of(study)[0].rows[1][4:8], ["+0.0000", "–", "identical", "–"])
+        self.assertEqual(tables_of(study)[0].rows[1][4:8], ["+0.0000", "–", "identical", "–"])
 
     # Catches: a diverged run's loss in the mean, an arm left out because nothing of it completed.
     def test_diverged_and_failed_runs_are_counted_but_not_averaged(self):
@@ -212,14 +216,14 @@ class Figures(ReportTest):
         runs += arms_of({"fp32": {1: 9.9, 2: 9.8}}, state="diverged", reason="skipped")
         runs[3][0]["validation_loss"] = "9.9"
         study = self.study(runs)
-        rows = {row[0]: row for row in report.tables_of(study)[0].rows}
+        rows = {row[0]: row for row in tables_of(study)[0].rows}
         self.assertEqual(rows["bf16"][1:3], ["1/2 (1 failed)", "3.2000"])
         self.assertEqual(rows["fp32"][1:8], ["0/2 (2 diverged)"] + ["–"] * 6)
         self.assertEqual(rows["fp32"][8], "1.000")  # its EDQ was measured all the same
 
     def test_without_validation_the_training_loss_is_compared(self):
         study = self.study(arms_of({"mixed": {1: 3.03, 2: 3.13}}, validation=False))
-        table = report.tables_of(study)[0]
+        table = tables_of(study)[0]
         self.assertEqual((table.columns[2], table.rows[0][2]), ("training loss", "3.0500"))
 
 
@@ -239,7 +243,7 @@ class Arms(ReportTest):
         runs = [make_run(strategy, seed, loss + spread * seed, rate=rate, varied=("strategy", "rate"))
                 for strategy, spread, losses in (("mixed", 0.01, (3.2, 3.0, 3.1)), ("bf16_sr", 0.03, (3.3, 3.2, 3.05)))
                 for rate, loss in zip((0.001, 0.002, 0.004), losses) for seed in (1, 2)]
-        table = report.tables_of(self.study(runs))[-1]
+        table = tables_of(self.study(runs))[-1]
         self.assertEqual(table.heading, "At the best learning rate")
         self.assertEqual(table.rows[0][:5], ["mixed", "0.001, 0.002, 0.004", "0.002", "2", "3.0150"])
         self.assertEqual(table.rows[1][2:7], ["0.004 (edge)", "2", "3.0950", "0.0212", "+0.0800"])
@@ -250,10 +254,10 @@ class Arms(ReportTest):
         runs = [make_run("mixed", seed, loss, rate=rate, state=state, varied=("strategy", "rate"))
                 for seed, rate, loss, state in ((1, 0.001, 3.2, "completed"), (2, 0.001, 3.2, "completed"),
                                                 (1, 0.002, 3.0, "completed"), (2, 0.002, 9.0, "diverged"))]
-        self.assertEqual(report.tables_of(self.study(runs))[-1].rows[0][2], "0.001 (edge)")
+        self.assertEqual(tables_of(self.study(runs))[-1].rows[0][2], "0.001 (edge)")
 
     def test_arms_at_other_settings_are_compared_with_the_baseline_strategy_there(self):
-        tables = report.tables_of(self.study(whole_study()))
+        tables = tables_of(self.study(whole_study()))
         same = {row[0]: row[1] for row in tables[1].rows}
         self.assertEqual(same["bf16_sr, v stochastic, b2 0.999, lr 0.001"], "mixed, b2 0.999, lr 0.001")
         self.assertEqual(len(tables[0].rows), 26)
@@ -272,28 +276,28 @@ class Pictures(ReportTest):
         runs = arms_of({"mixed": {1: 4.0, 2: 4.1}, "bf16": {1: 4.2}})
         runs += arms_of({"bf16": {2: 4.0}, "fp32": {1: 4.0, 2: 4.0}}, state="diverged")
         study = self.study(runs)
-        for plot in (report.plot_loss, report.plot_loss_zoom, report.plot_learning_rate):
+        for plot in (plot_loss, plot_loss_zoom, plot_learning_rate):
             axes = self.axes_of(plot, study)[0]
             texts = " ".join(text.get_text() for text in axes.texts)
-            self.assertIn("2/2 diverged" if plot is not report.plot_learning_rate else "2 diverged", texts)
+            self.assertIn("2/2 diverged" if plot is not plot_learning_rate else "2 diverged", texts)
             self.assertLess(max(axes.get_ylim()), 13)
-        low, top = self.axes_of(report.plot_loss, self.study(runs[-2:]))[0].get_ylim()  # nothing but diverged runs
+        low, top = self.axes_of(plot_loss, self.study(runs[-2:]))[0].get_ylim()  # nothing but diverged runs
         self.assertTrue(low < 8 and 10 < top < 13, f"{low} to {top}")
 
     # Catches: more lines in a panel than can be told apart, an arm left out when arms are spread, one colour for two.
     def test_many_arms_are_spread_over_panels_without_losing_one(self):
         study = self.study(whole_study())
-        panels = report.panels_of(study.arms, study.keys)
-        self.assertLessEqual(max(len(panel.arms) for panel in panels), report.MOST_LINES)
+        panels = panels_of(study.arms, study.keys)
+        self.assertLessEqual(max(len(panel.arms) for panel in panels), MOST_LINES)
         spread = [arm.label() for panel in panels for arm in panel.arms]
         self.assertEqual(sorted(spread), sorted(arm.label() for arm in study.arms))
         for panel in panels:
             self.assertEqual(len({look[2:4] for look in panel.looks()}), len(panel.arms))
-        self.assertEqual(len(set(report.COLOURS.values())), len(report.COLOURS))
+        self.assertEqual(len(set(COLOURS.values())), len(COLOURS))
 
     def test_far_outliers_do_not_flatten_the_rest(self):
-        self.assertLess(report.robust_top([3.0, 3.01, 3.02, 3.03, 900.0]), 3.3)
-        self.assertEqual(report.robust_top([3.0, 3.01, 3.02]), 3.02)
+        self.assertLess(robust_top([3.0, 3.01, 3.02, 3.03, 900.0]), 3.3)
+        self.assertEqual(robust_top([3.0, 3.01, 3.02]), 3.02)
 
 
 class Files(ReportTest):
@@ -352,6 +356,19 @@ class Files(ReportTest):
         refuse(r"curves\.csv: run ghost is not in runs\.csv",
                lambda: edit("curves.csv", "\nmixed-nearest-b0.95-lr0.001-1", "\nghost"))
         refuse(r"--baseline 'none': no such arm; the arms are: mixed; bf16", lambda: None, "--baseline", "none")
+
+    # Catches: a traceback instead of the cure, a package that is missed only after half of the report is written.
+    def test_a_missing_package_is_named_before_anything_is_written(self):
+        write_study(self.folder / "study", arms_of({"mixed": {1: 3.0}}))
+        for package in ("matplotlib", "scipy"):
+            stranger = self.folder / package / f"{package}.py"
+            stranger.parent.mkdir()
+            stranger.write_text(f"raise ModuleNotFoundError(name={package!r})\n", encoding="utf-8")
+            done = run_script(REPORT, self.folder / "study",
+                              environment=os.environ | {"PYTHONPATH": str(stranger.parent)})
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertRegex(done.stderr, f"^error: .*: {package} is missing, .* apt-get install .*\n$")
+        self.assertEqual(sorted(path.name for path in (self.folder / "study").iterdir()), ["curves.csv", "runs.csv"])
 
 
 class Rebuild(ReportTest):

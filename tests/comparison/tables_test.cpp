@@ -95,7 +95,7 @@ TEST_CASE("curves.csv has bins that end at their step") {
                step_event(4, "null") + step_event(5, "1.0", measures));
   const RunRecord a = read_run(place / "a");
   const std::string start = "a," + config_hash(a.config) + ",1337,,";
-  REQUIRE(lines_of(curves_csv({a})) ==
+  REQUIRE(lines_of(curves_csv({a}, 100)) ==
           std::vector<std::string>{
               "run,config_hash,seed,commit,step,tokens,seconds,loss,validation_loss,edq,edq_full,imprecision,"
               "update_to_ulp,gradient_norm,learning_rate",
@@ -104,19 +104,33 @@ TEST_CASE("curves.csv has bins that end at their step") {
 }
 
 // Catches: 101 bins, a bin length of 0, bins of the steps done where those of the config make runs comparable.
-TEST_CASE("curves.csv has at most 100 rows a run") {
+TEST_CASE("curves.csv has at most as many rows a run as it was asked for") {
   const TemporaryFolder place;
   struct Length {
     int steps;
+    int64_t points;
     size_t rows;
   };
-  for (const Length length : {Length{1, 1}, {99, 99}, {100, 100}, {101, 51}, {250, 84}, {1000, 100}}) {
+  for (const Length length : {Length{1, 100, 1},
+                              {99, 100, 99},
+                              {100, 100, 100},
+                              {101, 100, 51},
+                              {250, 100, 84},
+                              {1000, 100, 100},
+                              {250, 40, 36}}) {
     std::string metrics;
     for (int step = 1; step <= length.steps; ++step) metrics += step_event(step, "1.0");
     make_run(place / "a", config_text("a", length.steps), metrics);
     INFO(length.steps);
-    REQUIRE(lines_of(curves_csv({read_run(place / "a")})).size() == 1 + length.rows);
+    REQUIRE(lines_of(curves_csv({read_run(place / "a")}, length.points)).size() == 1 + length.rows);
   }
+}
+
+// Catches: six digits, where losses of 2 nats differ by 1e-5; sixteen, which make a committed file three times as long.
+TEST_CASE("curves.csv rounds to seven digits") {
+  const TemporaryFolder place;
+  make_run(place / "a", config_text("a", 1), step_event(1, "2.12345678912"));
+  REQUIRE(has(curves_csv({read_run(place / "a")}, 100), ",2.123457,"));
 }
 
 }  // namespace dither::test
