@@ -12,7 +12,7 @@ dither=build/release/dither
 run=runs/quickstart
 
 say "1/6 packages"
-need_packages "${build_packages[@]}" bible-kjv python3-matplotlib
+need_packages "${build_packages[@]}" "${report_packages[@]}" bible-kjv
 
 say "2/6 build: build/release"
 configure release

@@ -372,6 +372,7 @@ TEST_CASE("every study in configs/compare loads, with as many runs as it should 
     if (study.name == "quick") CHECK(warnings.empty());
   }
   CHECK(runs["quick"] == 4 * 3);
+  CHECK(runs["second_moment"] == 5 * 3);
   CHECK(runs["strategies"] == (10 + 7 + 3 * 5) * 3);  // all at beta2 0.95, at 0.999, and five more learning rates
 }
 
