@@ -23,9 +23,10 @@ endif()
 
 # Bits first: no contraction of a*b+c into an FMA, no reassociation. The two -fno flags change no value: they only
 # let loops with sqrt and selections vectorise (errno and FP traps are not used).
-add_compile_options(-ffp-contract=off -fno-math-errno -fno-trapping-math -march=${DITHER_ARCH})
+add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off;-fno-math-errno;-fno-trapping-math;-march=${DITHER_ARCH}>")
 if(DITHER_SANITIZE)
-  add_compile_options(-fsanitize=${DITHER_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_compile_options(
+    "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DITHER_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   add_link_options(-fsanitize=${DITHER_SANITIZE})
 endif()
 include_directories(${PROJECT_SOURCE_DIR})

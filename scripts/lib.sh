@@ -4,7 +4,7 @@
 readonly build_packages=(g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev
   libxxhash-dev)
 readonly report_packages=(python3-matplotlib python3-scipy) # of dither compare and dither report
-readonly test_packages=(catch2 patch "${report_packages[@]}")
+readonly test_packages=(catch2 libboost-context-dev patch "${report_packages[@]}")
 
 say() { echo "== $*"; }
 

@@ -10,11 +10,11 @@
 // Order   elements are independent; sums by leaf, then ExactSum: the bits depend on no thread and no cut.
 #include <bit>
 #include <mutex>
-#include <utility>  // index_sequence
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/leaves.h"
 #include "kernels/cpu/random_leaf.h"
+#include "kernels/operations/adamw_rule.h"
 
 namespace dither {
 namespace {
@@ -54,9 +54,7 @@ void put(void* data, int64_t i, float value) {
 
 /// What an instance of the loop is made for.
 struct Variant {
-  Strategy strategy;
-  DType first_moment, second_moment;
-  Math math;
+  AdamWRule rule;
   bool stochastic_moments;  // false: both moments are rounded to nearest, whatever AdamWStep says
   bool sums;
 };
@@ -66,13 +64,13 @@ struct Variant {
 template <Variant kVariant>
 [[gnu::flatten, gnu::always_inline]] inline void update_element(const Leaf& a, const AdamWStep& step, Trace& trace,
                                                                 int64_t i) {
-  constexpr Strategy kStrategy = kVariant.strategy;
-  constexpr DType kFirst = kVariant.first_moment, kSecond = kVariant.second_moment;
+  constexpr Strategy kStrategy = kVariant.rule.strategy;
+  constexpr DType kFirst = kVariant.rule.first_moment, kSecond = kVariant.rule.second_moment;
   constexpr StrategyInfo info = strategy_info(kStrategy);
   const AdamWState state = {fetch<info.weight>(a.w, i), fetch<info.weight_extra>(a.extra, i), fetch<kFirst>(a.m, i),
                             fetch<kSecond>(a.v, i), fetch<info.second_moment_extra>(a.v_extra, i)};
   const AdamWDithers dithers = {a.weight_dithers[i], a.m_dithers[i], a.v_dithers[i]};
-  const AdamWUpdate next = adamw_update<kStrategy, kVariant.math, kFirst, kSecond>(state, a.gradient[i], dithers, step);
+  const AdamWUpdate next = adamw_update<kVariant.rule>(state, a.gradient[i], dithers, step);
   put<info.weight>(a.w, i, next.state.w);
   put<info.weight_extra>(a.extra, i, next.state.extra);
   put<kFirst>(a.m, i, next.state.m);
@@ -99,76 +97,17 @@ void update_leaf(const Leaf& leaf, const AdamWStep& scalars, Trace& trace) {
 
 using LeafUpdate = void (*)(const Leaf&, const AdamWStep&, Trace&);
 
-bool draws_first(const AdamW& op) {
-  return op.first_moment.type == DType::bf16 && op.first_moment_rounding == Rounding::stochastic;
-}
-
-/// A second moment with a second component has no choice of rounding.
-bool draws_second(const AdamW& op) {
-  return op.second_moment.type == DType::bf16 && !op.second_moment_extra &&
-         op.second_moment_rounding == Rounding::stochastic;
-}
-
-// The following four settle one member of the variant each by what `op` asks for, and compile what can occur alone.
-
-template <Variant kVariant>
-LeafUpdate with_sums(const AdamW& op) {
-  constexpr auto with = [](bool sums) {
-    Variant v = kVariant;
-    v.sums = sums;
-    return v;
-  };
-  return op.sums != nullptr ? update_leaf<with(true)> : update_leaf<with(false)>;
-}
-
-template <Variant kVariant>
-LeafUpdate with_rounding(const AdamW& op) {
-  if constexpr (kVariant.first_moment == DType::bf16 || kVariant.second_moment == DType::bf16) {
-    constexpr Variant kStochastic = [] {
-      Variant v = kVariant;
-      v.stochastic_moments = true;
-      return v;
-    }();
-    if (draws_first(op) || draws_second(op)) return with_sums<kStochastic>(op);
-  }
-  return with_sums<kVariant>(op);
-}
-
-template <Variant kVariant>
-LeafUpdate with_math(const AdamW& op) {
-  if constexpr (all_bf16(strategy_info(kVariant.strategy))) {  // check() sees to it
-    constexpr Variant kLiteral = [] {
-      Variant v = kVariant;
-      v.math = Math::bf16;
-      return v;
-    }();
-    if (op.math == Math::bf16) return with_rounding<kLiteral>(op);
-  }
-  return with_rounding<kVariant>(op);
-}
-
-template <Strategy kStrategy>
-LeafUpdate with_moments(const AdamW& op) {
-  constexpr StrategyInfo info = strategy_info(kStrategy);
-  constexpr auto with = [](DType first, DType second) {
-    return Variant{kStrategy, first, second, Math::fp32, false, false};
-  };
-  constexpr DType kBf16 = DType::bf16, kFp32 = DType::fp32;
-  if constexpr (info.free_moments) {
-    const bool first = op.first_moment.type == kBf16, second = op.second_moment.type == kBf16;
-    if (first && second) return with_math<with(kBf16, kBf16)>(op);
-    if (first) return with_math<with(kBf16, kFp32)>(op);
-    if (second) return with_math<with(kFp32, kBf16)>(op);
-    return with_math<with(kFp32, kFp32)>(op);
-  }
-  return with_math<with(info.first_moment, info.second_moment)>(op);
-}
-
-/// One entry for each line of the table of strategies.
-template <size_t... kIndex>
-LeafUpdate find_rule(const AdamW& op, std::index_sequence<kIndex...>) {
-  constexpr LeafUpdate (*rules[])(const AdamW&) = {with_moments<kStrategies[kIndex].id>...};
-  return rules[static_cast<size_t>(op.strategy)](op);
+/// The loop for what `op` asks for; only what can occur is compiled.
+LeafUpdate find_loop(const AdamW& op) {
+  return with_adamw_rule(op, [&op]<AdamWRule kRule>() -> LeafUpdate {
+    const bool sums = op.sums != nullptr;
+    if constexpr (kRule.first_moment == DType::bf16 || kRule.second_moment == DType::bf16) {
+      if (draws_first(op) || draws_second(op)) {
+        return sums ? update_leaf<Variant{kRule, true, true}> : update_leaf<Variant{kRule, true, false}>;
+      }
+    }
+    return sums ? update_leaf<Variant{kRule, false, true}> : update_leaf<Variant{kRule, false, false}>;
+  });
 }
 
 void add_leaf(UpdateSums& sums, const Trace& t, int64_t count) {
@@ -193,10 +132,10 @@ void add_leaf(UpdateSums& sums, const Trace& t, int64_t count) {
 
 void CpuBackend::adamw(const AdamW& op, Stream) {
   op.check();
+  check_segments("adamw", op.segments, op.segment_count);
   if (op.scalars->apply == 0) return;
-  const bool weight_draws = strategy_info(op.strategy).write == WeightWrite::stochastic;
-  const bool m_draws = draws_first(op), v_draws = draws_second(op);
-  const LeafUpdate update = find_rule(op, std::make_index_sequence<kStrategies.size()>());
+  const bool weight_draws = draws_weight(op), m_draws = draws_first(op), v_draws = draws_second(op);
+  const LeafUpdate update = find_loop(op);
   const AdamWStep with_decay = op.step_of(*op.scalars, true), without_decay = op.step_of(*op.scalars, false);
   std::mutex merge;
 

@@ -11,7 +11,7 @@ namespace dither {
 
 class MatrixProduct;
 
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   explicit CpuBackend(int threads);  // 0 = all cores
   ~CpuBackend() override;

@@ -62,6 +62,7 @@ void CpuBackend::initialise(const Initialise& op, Stream) {
 
 void CpuBackend::accumulate(const Accumulate& op, Stream) {
   op.check();
+  check_segments("accumulate", op.segments, op.segment_count);
   const bool narrow = op.sum.type == DType::bf16;
   const bool stochastic = narrow && op.rounding == Rounding::stochastic;
   const auto add = op.first ? (stochastic ? accumulate_bf16<true, true> : accumulate_bf16<true, false>)
@@ -84,6 +85,7 @@ void CpuBackend::accumulate(const Accumulate& op, Stream) {
 
 void CpuBackend::squared_norm(const SquaredNorm& op, Stream) {
   op.check();
+  check_segments("squared_norm", op.segments, op.segment_count);
   std::mutex merge;
   parallel_parts(threads_, op.segments, op.segment_count, [&](const Segment& s, int64_t begin, int64_t end) {
     alignas(64) float widened[kLeafElements];

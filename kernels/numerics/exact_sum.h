@@ -49,21 +49,24 @@ struct ExactSum {
   /// The sum in FP64 (error below 2 ulp, a function of the value alone); NaN if anything non-finite was added.
   DITHER_HOST_DEVICE double value() const {
     if (non_finite != 0) return std::bit_cast<double>(uint64_t{0x7FF8000000000000ull});
-    int64_t normal[6];  // carried: 0 <= normal[i] < 2^32 below the top, whose sign is the sum's
+    int64_t normal[6];
+    int64_t sign = 1;
+    if (carried(1, normal) < 0) carried(sign = -1, normal);  // the magnitude's, so that small negative sums keep theirs
+    double sum = 0, unit = 0x1p-96;
+    for (int i = 0; i < 6; ++i, unit *= 0x1p32) sum += static_cast<double>(normal[i]) * unit;
+    return static_cast<double>(sign) * sum;
+  }
+
+ private:
+  /// The digits of sign * value, carried: 0 <= normal[i] < 2^32 below the top, which has the sign and is returned.
+  DITHER_HOST_DEVICE int64_t carried(int64_t sign, int64_t (&normal)[6]) const {
     int64_t carry = 0;
     for (int i = 0; i < 6; ++i) {
-      const int64_t total = digit[i] + carry;
+      const int64_t total = sign * digit[i] + carry;
       carry = total >> 32;
       normal[i] = i < 5 ? total & 0xFFFFFFFFll : total;
     }
-    if (normal[5] < 0) {  // the magnitude's digits, so that small negative sums keep their precision
-      ExactSum negated = *this;
-      for (int i = 0; i < 6; ++i) negated.digit[i] = -digit[i];
-      return -negated.value();
-    }
-    double sum = 0, unit = 0x1p-96;
-    for (int i = 0; i < 6; ++i, unit *= 0x1p32) sum += static_cast<double>(normal[i]) * unit;
-    return sum;
+    return normal[5];
   }
 };
 

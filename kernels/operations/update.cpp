@@ -42,9 +42,15 @@ void demand_real(bool ok, const char* operation, const char* what, double value,
   if (!ok) throw Error(fmt::format("{}: {} is {}, needs {}", operation, what, value, allowed));
 }
 
-void demand_segments(const char* operation, const Segment* segments, int64_t segment_count) {
+void demand_list(const char* operation, const Segment* segments, int64_t segment_count) {
   demand(segment_count >= 0, operation, "segment_count", segment_count, "0 or more");
   DITHER_ASSERT(segments != nullptr || segment_count == 0);
+}
+
+}  // namespace
+
+void check_segments(const char* operation, const Segment* segments, int64_t segment_count) {
+  demand_list(operation, segments, segment_count);
   for (int64_t i = 0; i < segment_count; ++i) {
     const Segment& s = segments[i];
     const auto aligned = [](int64_t x) { return x >= 0 && x % kLeafElements == 0; };
@@ -57,8 +63,6 @@ void demand_segments(const char* operation, const Segment* segments, int64_t seg
     if (s.group < 0) demand(false, operation, name("group").c_str(), s.group, "0 or more");
   }
 }
-
-}  // namespace
 
 void Initialise::check() const {
   const char* name = "initialise";
@@ -75,14 +79,14 @@ void Accumulate::check() const {
   const char* name = "accumulate";
   demand_float(name, "sum", sum);
   demand_type(name, "addend", addend, DType::fp32);
-  demand_segments(name, segments, segment_count);
+  demand_list(name, segments, segment_count);
   DITHER_ASSERT(scalars != nullptr);
 }
 
 void SquaredNorm::check() const {
   const char* name = "squared_norm";
   demand_float(name, "gradient", gradient);
-  demand_segments(name, segments, segment_count);
+  demand_list(name, segments, segment_count);
   DITHER_ASSERT(scalars != nullptr);
 }
 
@@ -107,7 +111,7 @@ void AdamW::check() const {
   demand_moment(name, "second_moment", second_moment, info.second_moment, info);
   demand_stored(name, "second_moment_extra", second_moment_extra, info.second_moment_extra, info);
   demand_float(name, "gradient", gradient);
-  demand_segments(name, segments, segment_count);
+  demand_list(name, segments, segment_count);
   if (math == Math::bf16 && !all_bf16(info)) {
     throw Error(
         fmt::format("{}: math is bf16, needs fp32 under strategy {}, which keeps FP32 states", name, info.name));
@@ -118,22 +122,6 @@ void AdamW::check() const {
   demand_real(weight_decay >= 0 && std::isfinite(weight_decay), name, "weight_decay", weight_decay,
               "a finite number of at least 0");
   DITHER_ASSERT(scalars != nullptr);
-}
-
-AdamWStep AdamW::step_of(const StepScalars& s, bool decay) const {
-  return {.learning_rate = s.learning_rate,
-          .beta1 = static_cast<float>(beta1),
-          .rest1 = static_cast<float>(1 - beta1),
-          .beta2 = static_cast<float>(beta2),
-          .rest2 = static_cast<float>(1 - beta2),
-          .bias1 = s.bias1,
-          .bias2 = s.bias2,
-          .epsilon = static_cast<float>(epsilon),
-          .weight_decay = decay ? static_cast<float>(weight_decay) : 0.0f,
-          .gradient_scale = s.clip_factor,
-          .beta2_parts = expansion_of(beta2),
-          .first_moment_rounding = first_moment_rounding,
-          .second_moment_rounding = second_moment_rounding};
 }
 
 }  // namespace dither

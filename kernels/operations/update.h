@@ -19,6 +19,10 @@ struct Segment {
   bool decay;       // weight decay applies
 };
 
+/// Throws Error "<operation>: segments[i].<field> is ..." where a list in host memory is not as above says. The check()
+/// of an operation cannot do it: its list lies in backend memory.
+void check_segments(const char* operation, const Segment* segments, int64_t segment_count);
+
 /// w = mean + std * z, z normal deviates (normal.h) of the stream `initialisation`; std 0: constant. FP64, then FP32.
 /// What is stored is WeightRule::initial() of that FP32 value (weight_write.h).
 struct Initialise {
@@ -92,7 +96,21 @@ struct AdamW {
   UpdateSums* sums;  // [groups] in and out; null: not wanted
   void check() const;
   /// The scalars of adamw_update(), formed the same way on every backend.
-  AdamWStep step_of(const StepScalars& s, bool decay) const;
+  DITHER_HOST_DEVICE AdamWStep step_of(const StepScalars& s, bool decay) const {
+    return {.learning_rate = s.learning_rate,
+            .beta1 = static_cast<float>(beta1),
+            .rest1 = static_cast<float>(1 - beta1),
+            .beta2 = static_cast<float>(beta2),
+            .rest2 = static_cast<float>(1 - beta2),
+            .bias1 = s.bias1,
+            .bias2 = s.bias2,
+            .epsilon = static_cast<float>(epsilon),
+            .weight_decay = decay ? static_cast<float>(weight_decay) : 0.0f,
+            .gradient_scale = s.clip_factor,
+            .beta2_parts = expansion_of(beta2),
+            .first_moment_rounding = first_moment_rounding,
+            .second_moment_rounding = second_moment_rounding};
+  }
 };
 
 }  // namespace dither

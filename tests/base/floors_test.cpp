@@ -28,6 +28,8 @@ const std::map<std::string, Texts> kFloors = {
     {"kernels/numerics", {"base"}},
     {"kernels", {"base", "kernels/numerics"}},
     {"kernels/cpu", {"base", "kernels/numerics", "kernels"}},
+    {"kernels/cuda", {"base", "kernels/numerics", "kernels", "tests/cuda_host"}},
+    {"tests/cuda_host", {}},  // CUDA's words, for kernels compiled as plain C++
     {"src/config", {"base", "kernels/numerics"}},
     {"src/model", {"base", "kernels/numerics", "kernels", "src/config"}},
     {"src/optimizer", {"base", "kernels/numerics", "kernels", "src/config", "src/model"}},

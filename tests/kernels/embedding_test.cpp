@@ -5,6 +5,7 @@
 #include "kernels/backend.h"
 #include "tests/kernels/operation_test.h"
 #include "tests/kernels/tensors.h"
+#include "tests/kernels/test_backend.h"
 
 namespace dither {
 namespace {
@@ -47,7 +48,7 @@ OPERATION_TEST(embedding_forward, "adds token and position row in FP32 and round
       expected.set(n * c.C + i, positions ? token + position : token);
     }
   }
-  make_cpu_backend(GENERATE(1, 3))
+  test_backend(GENERATE(1, 3))
       ->embedding_forward({.y = y,
                            .tokens = tokens.data(),
                            .token_table = token_table,
@@ -107,7 +108,7 @@ OPERATION_TEST(embedding_backward, "sums each row's tokens in rising n and leave
                          .workspace = nullptr};
     TestTensor workspace = workspace_of(op);
     op.workspace = workspace.fp32();
-    make_cpu_backend(threads)->embedding_backward(op, {});
+    test_backend(threads)->embedding_backward(op, {});
     REQUIRE(same_bits(found.tokens, expected.tokens));
     REQUIRE(same_bits(found.positions, expected.positions));
     REQUIRE(found.tokens.guard_intact());
@@ -136,7 +137,7 @@ TEST_CASE("embedding_backward: accumulating adds the finished sum to what the ta
                        .workspace = nullptr};
   TestTensor workspace = workspace_of(op);
   op.workspace = workspace.fp32();
-  make_cpu_backend(2)->embedding_backward(op, {});
+  test_backend(2)->embedding_backward(op, {});
   REQUIRE(same_bits(found, expected_gradients(c, DType::fp32, dy, tokens, &before).tokens));
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "tests/kernels/operation_test.h"
 #include "tests/kernels/tensors.h"
+#include "tests/kernels/test_backend.h"
 
 namespace dither {
 namespace {
@@ -55,7 +56,7 @@ bool close(double found, Value expected, double factor, DType type) {
   return std::fabs(found - value) <= bound + std::fabs(value) * (rounding_of(type) + 2 * kU);
 }
 
-std::unique_ptr<Backend> backend(int threads = 2) { return make_cpu_backend(threads); }
+std::unique_ptr<Backend> backend(int threads = 2) { return test_backend(threads); }
 
 // Catches: the erf form (off by up to 5e-4), a missing cube, elements behind the last sixteen forgotten, a write behind
 // the last element.

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "tests/kernels/operation_test.h"
 #include "tests/kernels/tensors.h"
+#include "tests/kernels/test_backend.h"
 
 namespace dither {
 namespace {
@@ -44,7 +45,7 @@ struct Case {
             .gradient = gradient,
             .scalars = &scalars};
   }
-  void run(bool gradient = true, int threads = 2) { make_cpu_backend(threads)->cross_entropy(operation(gradient), {}); }
+  void run(bool gradient = true, int threads = 2) { test_backend(threads)->cross_entropy(operation(gradient), {}); }
 };
 
 struct Reference {
@@ -186,7 +187,7 @@ OPERATION_TEST(cross_entropy, "the bits of a row depend on the row alone") {
   last.logits = alone.logits.at(8 * alone.Vp);
   last.targets += 8;
   last.N = 1;
-  make_cpu_backend(1)->cross_entropy(last, {});
+  test_backend(1)->cross_entropy(last, {});
   REQUIRE(alone.losses[0] == one.losses[8]);
   REQUIRE(std::memcmp(alone.logits.at(8 * alone.Vp).data, one.logits.at(8 * one.Vp).data,
                       static_cast<size_t>(one.Vp * 2)) == 0);
@@ -225,7 +226,7 @@ OPERATION_TEST(sum_losses, "a leaf is the FP64 sum of one sequence, added to wha
     for (int64_t t = 0; t < T; ++t) leaf += losses.get(b * T + t);
     expected.add(leaf);
   }
-  make_cpu_backend(2)->sum_losses({.sum = &sum, .losses = losses.fp32(), .B = B, .T = T}, {});
+  test_backend(2)->sum_losses({.sum = &sum, .losses = losses.fp32(), .B = B, .T = T}, {});
   REQUIRE(std::equal(sum.digit, sum.digit + 6, expected.digit));
   REQUIRE(sum.non_finite == 0);
 }
@@ -233,7 +234,7 @@ OPERATION_TEST(sum_losses, "a leaf is the FP64 sum of one sequence, added to wha
 OPERATION_TEST(sum_losses, "a NaN is counted and bad sizes are named") {
   ExactSum sum;
   const float losses[2] = {1.0f, std::nanf("")};
-  make_cpu_backend(1)->sum_losses({.sum = &sum, .losses = losses, .B = 1, .T = 2}, {});
+  test_backend(1)->sum_losses({.sum = &sum, .losses = losses, .B = 1, .T = 2}, {});
   REQUIRE(std::isnan(sum.value()));
   REQUIRE_THROWS_WITH((SumLosses{.sum = &sum, .losses = losses, .B = 0, .T = 2}.check()),
                       "sum_losses: B is 0, needs at least 1");

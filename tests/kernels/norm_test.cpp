@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "tests/kernels/operation_test.h"
 #include "tests/kernels/tensors.h"
+#include "tests/kernels/test_backend.h"
 
 namespace dither {
 namespace {
@@ -113,7 +114,7 @@ OPERATION_TEST(residual_norm_forward, "agrees with FP64 over the rounded sum") {
   const double centre = GENERATE(0.0, 100.0);
   Tensors t(s, centre, centre == 0 ? 1 : 2);
   const bool branch = GENERATE(false, true);
-  make_cpu_backend(2)->residual_norm_forward(t.forward(s, branch), {});
+  test_backend(2)->residual_norm_forward(t.forward(s, branch), {});
   for (int64_t i = 0; branch && i < s.N * s.C; ++i) {
     TestTensor sum(s.residual, 1);
     sum.set(0, static_cast<float>(t.x.get(i)) + static_cast<float>(t.r.get(i)));
@@ -228,10 +229,10 @@ OPERATION_TEST(residual_norm_backward, "agrees with finite differences of the FP
                 .layer = GENERATE(false, true)};
   const bool above = GENERATE(false, true);
   Tensors t(s, 0.5, 1);
-  make_cpu_backend(1)->residual_norm_forward(t.forward(s, false), {});
+  test_backend(1)->residual_norm_forward(t.forward(s, false), {});
   const TestTensor dy = normal_tensor(s.activation, s.N * s.C, 5), dh = normal_tensor(s.residual, s.N * s.C, 6);
   Gradients g(s, above ? DType::fp32 : DType::bf16);
-  make_cpu_backend(2)->residual_norm_backward(backward_of(s, t, g, dy, above ? ConstView(dh) : ConstView()), {});
+  test_backend(2)->residual_norm_backward(backward_of(s, t, g, dy, above ? ConstView(dh) : ConstView()), {});
   for (int64_t n = 0; n < s.N; ++n) compare_dx(s, t, g, dy, above ? &dh : nullptr, n);
   compare_sums(s, t, g, dy);
   REQUIRE(g.dx.guard_intact());
@@ -245,10 +246,10 @@ TEST_CASE("residual_norm_backward: the bias gradient adds blocks of 32 rows in r
   const Shape s{
       .N = 101, .C = 24, .residual = DType::fp32, .activation = DType::fp32, .weight = DType::fp32, .layer = true};
   Tensors t(s, 0, 1);
-  make_cpu_backend(1)->residual_norm_forward(t.forward(s, false), {});
+  test_backend(1)->residual_norm_forward(t.forward(s, false), {});
   const TestTensor dy = normal_tensor(s.activation, s.N * s.C, 7);
   Gradients g(s, DType::fp32);
-  make_cpu_backend(GENERATE(1, 4))->residual_norm_backward(backward_of(s, t, g, dy, {}), {});
+  test_backend(GENERATE(1, 4))->residual_norm_backward(backward_of(s, t, g, dy, {}), {});
   for (int c = 0; c < s.C; ++c) {
     float total = 0;
     for (int64_t begin = 0; begin < s.N; begin += 32) {
@@ -270,23 +271,23 @@ TEST_CASE("residual norm gives the same bits in place and on 1 to 4 threads") {
                 .layer = GENERATE(false, true)};
   const TestTensor dy = normal_tensor(s.activation, s.N * s.C, 8), dh = normal_tensor(s.residual, s.N * s.C, 9);
   Tensors apart(s, 0, 1);
-  make_cpu_backend(1)->residual_norm_forward(apart.forward(s), {});
+  test_backend(1)->residual_norm_forward(apart.forward(s), {});
   Gradients apart_gradients(s, DType::bf16);
   ResidualNormBackward op = backward_of(s, apart, apart_gradients, dy, dh);
   op.h = apart.h;
-  make_cpu_backend(1)->residual_norm_backward(op, {});
+  test_backend(1)->residual_norm_backward(op, {});
   for (const int threads : {1, 2, 3, 4}) {
     Tensors t(s, 0, 1);
     ResidualNormForward forward = t.forward(s);
     forward.h = t.x;
-    make_cpu_backend(threads)->residual_norm_forward(forward, {});
+    test_backend(threads)->residual_norm_forward(forward, {});
     REQUIRE(same_bits(t.x, apart.h));
     REQUIRE(same_bits(t.y, apart.y));
     REQUIRE(same_bits(t.rstd, apart.rstd));
     REQUIRE(same_bits(t.mean, apart.mean));
     Gradients g(s, DType::bf16);
     g.dx = TestTensor(dh);
-    make_cpu_backend(threads)->residual_norm_backward(backward_of(s, t, g, dy, g.dx), {});
+    test_backend(threads)->residual_norm_backward(backward_of(s, t, g, dy, g.dx), {});
     REQUIRE(same_bits(g.dx, apart_gradients.dx));
     REQUIRE(same_bits(g.d_weight, apart_gradients.d_weight));
     if (s.layer) REQUIRE(same_bits(g.d_bias, apart_gradients.d_bias));

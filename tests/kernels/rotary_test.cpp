@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "tests/kernels/operation_test.h"
 #include "tests/kernels/tensors.h"
+#include "tests/kernels/test_backend.h"
 
 namespace dither {
 namespace {
@@ -115,7 +116,7 @@ OPERATION_TEST(rotary_forward, "agrees with FP64 for every head size") {
   const bool norm = GENERATE(false, true), rotation = GENERATE(false, true);
   const Shape s = any_shape(type, norm, rotation);
   Tensors t(s);
-  make_cpu_backend(2)->rotary_forward(t.forward(s), {});
+  test_backend(2)->rotary_forward(t.forward(s), {});
   for (int64_t n = 0; n < s.N; ++n) {
     for (int head = 0; head < s.H + s.Hkv; ++head) {
       const Head expected(t, s, n, head, head_of(t.qkv, s, n, head));
@@ -167,7 +168,7 @@ void run_backward(const Shape& s, Tensors& t, const TestTensor& d_out, Gradients
   TestTensor workspace(DType::fp32, op.workspace_bytes() / 4);
   op.workspace = s.norm ? workspace.fp32() : nullptr;
   if (in_place) g.d_qkv = TestTensor(d_out), op.d_qkv = g.d_qkv, op.d_out = g.d_qkv;
-  make_cpu_backend(threads)->rotary_backward(op, {});
+  test_backend(threads)->rotary_backward(op, {});
   REQUIRE(workspace.guard_intact());
 }
 
@@ -234,7 +235,7 @@ OPERATION_TEST(rotary_backward, "agrees with finite differences of the FP64 forw
   const bool norm = GENERATE(false, true), rotation = GENERATE(false, true);
   const Shape s = any_shape(type, norm, rotation);
   Tensors t(s);
-  make_cpu_backend(1)->rotary_forward(t.forward(s), {});
+  test_backend(1)->rotary_forward(t.forward(s), {});
   const TestTensor d_out = normal_tensor(type, s.N * s.row(), 4);
   Gradients g(s, rotation ? DType::fp32 : DType::bf16);
   run_backward(s, t, d_out, g, false, 2);
@@ -255,14 +256,14 @@ TEST_CASE("rotary gives the same bits in place and on 1 to 4 threads") {
   const Shape s{.N = 101, .T = 101, .H = 4, .Hkv = 2, .D = 80, .type = type, .norm = norm, .rotation = true};
   const TestTensor d_out = normal_tensor(type, s.N * s.row(), 5);
   Tensors expected(s);
-  make_cpu_backend(1)->rotary_forward(expected.forward(s), {});
+  test_backend(1)->rotary_forward(expected.forward(s), {});
   Gradients expected_gradients(s, DType::bf16);
   run_backward(s, expected, d_out, expected_gradients, false, 1);
   for (const int threads : {1, 2, 3, 4}) {
     Tensors t(s);
     RotaryForward op = t.forward(s);
     if (!norm) op.out = t.qkv;
-    make_cpu_backend(threads)->rotary_forward(op, {});
+    test_backend(threads)->rotary_forward(op, {});
     REQUIRE(same_bits(norm ? t.out : t.qkv, expected.out));
     Gradients g(s, DType::bf16);
     run_backward(s, t, d_out, g, true, threads);

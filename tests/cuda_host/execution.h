@@ -1,0 +1,31 @@
+// Runs a grid of a kernel on the host: the threads of a block are fibers, blocks are spread over the cores.
+//
+// A thread runs until it waits (barrier, shuffle, vote) or ends; then the first one in the order that can go on does. A
+// kernel that is right gives the same result in every order; one that lacks a barrier meets poison, an old value or one
+// that is too new in some of them, so tests of a kernel run it in all of kOrders.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "tests/cuda_host/runtime.h"
+
+namespace dither::cuda_host {
+
+/// Who goes on when several threads of a block can. rising, falling: always the first, or last, so that one warp runs
+/// as far ahead of the others as barriers let it; random: the same with warps, and lanes in them, in an order drawn for
+/// each block; in_turn: everyone up to its next wait, then everyone again.
+struct Order {
+  enum Kind { rising, falling, random, in_turn } kind = rising;
+  uint64_t seed = 0;
+};
+constexpr Order kOrders[] = {{Order::rising, 0}, {Order::falling, 0}, {Order::random, 1}, {Order::in_turn, 0}};
+
+/// The order of all grids from now on.
+void set_order(Order order);
+
+/// body() once for each thread of the grid, in the place of the kernel. Rethrows what a thread threw; throws
+/// std::logic_error where threads wait for others that have ended or wait elsewhere, naming both.
+void run_grid(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& body);
+
+}  // namespace dither::cuda_host
