@@ -43,11 +43,11 @@ void copy(View to, ConstView from, int64_t count, Stream stream) {
   demand_float("copy", "to", to);
   demand_float("copy", "from", from);
   const int64_t eights = on_sixteen_bytes(to.data) && on_sixteen_bytes(from.data) ? count / 8 : 0;
-  const int64_t blocks = (count - 7 * eights + kThreads - 1) / kThreads;
+  const dim3 grid(blocks_of(count - 7 * eights, kThreads));
   with_element(to.type, [&]<class To>(To) {
     with_element(from.type, [&]<class From>(From) {
-      launch({"copy", dim3(static_cast<unsigned>(blocks)), dim3(kThreads)}, stream, copy_kernel<To, From>,
-             elements<To>(to), elements<From>(from), eights, count);
+      launch({"copy", grid, dim3(kThreads)}, stream, copy_kernel<To, From>, elements<To>(to), elements<From>(from),
+             eights, count);
     });
   });
 }

@@ -62,15 +62,6 @@ __global__ void __launch_bounds__(kThreads) count_kernel(int32_t* counts, const 
   if (n < N) atomicAdd(counts + tokens[n], 1);
 }
 
-/// x[lane] = sum of x over the lanes up to and with this one.
-__device__ __forceinline__ int32_t warp_scan(int32_t x) {
-  for (unsigned lanes = 1; lanes < kWarpLanes; lanes *= 2) {
-    const int32_t below = __shfl_up_sync(kAllLanes, x, lanes);
-    if (threadIdx.x % kWarpLanes >= lanes) x += below;
-  }
-  return x;
-}
-
 /// values[i] = sum of values[0..i], in place, by one block.
 __global__ void __launch_bounds__(kScanThreads) scan_kernel(int32_t* values, int64_t size) {
   constexpr int kScanWarps = kScanThreads / kWarpLanes;
@@ -195,8 +186,6 @@ __global__ void __launch_bounds__(kWarpLanes* kWarps) position_sums_kernel(const
       static_cast<G*>(op.d_position_table.data) + t * op.C + c, static_cast<const Y*>(op.dy.data) + c, op.C, op.N / T,
       [=](int64_t k) { return k * T + t; }, false);
 }
-
-unsigned blocks_of(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
 
 /// The tokens sorted by row, in op.workspace.
 void sort_tokens(const EmbeddingBackward& op, Stream stream) {

@@ -93,10 +93,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 Launch over_elements(const char* operation, int64_t elements) {
-  return {operation, dim3(static_cast<unsigned>((threads_of(elements) + kThreads - 1) / kThreads)), dim3(kThreads)};
+  return {operation, dim3(blocks_of(threads_of(elements), kThreads)), dim3(kThreads)};
 }
 
-unsigned parts_of_row(int F) { return static_cast<unsigned>((F / 8 + kThreads - 1) / kThreads); }
+unsigned parts_of_row(int F) { return blocks_of(F / 8, kThreads); }
 Launch over_rows(const char* operation, int64_t N, int F) {
   return {operation, dim3(static_cast<unsigned>(N * parts_of_row(F))), dim3(kThreads)};
 }

@@ -33,10 +33,7 @@ __device__ __forceinline__ int64_t leaves_of(const Segment& s) { return (s.count
 /// The sum over all threads up to this one; `total` is that of the block.
 __device__ __forceinline__ int64_t block_scan(int64_t x, int64_t* warp_totals, int64_t& total) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
-  for (int lanes = 1; lanes < kWarpLanes; lanes *= 2) {
-    const int64_t below = __shfl_up_sync(kAllLanes, x, lanes);
-    if (lane >= lanes) x += below;
-  }
+  x = warp_scan(x);
   __syncthreads();  // the totals of an earlier scan have been read
   if (lane == kWarpLanes - 1) warp_totals[warp] = x;
   __syncthreads();

@@ -22,6 +22,9 @@ struct Launch {
   int64_t shared_bytes = 0;
 };
 
+/// Blocks of a grid that take `each` of `count` things: the last one may have fewer.
+inline unsigned blocks_of(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
+
 /// Starts kernel(arguments...) on the stream. Throws Error with the operation, the status and the sizes where the
 /// device refuses.
 template <class... Parameters, class... Arguments>

@@ -200,8 +200,6 @@ __global__ void __launch_bounds__(kSumThreads)
   store1(to + c, total);
 }
 
-unsigned blocks_of(int64_t count, int64_t each) { return static_cast<unsigned>((count + each - 1) / each); }
-
 void add_blocks(const ResidualNormBackward& op, View to, int which, Stream stream) {
   const float* sums = static_cast<const float*>(op.workspace) + int64_t{which} * op.C;
   const int64_t blocks = blocks_of(op.N, op.kRows);

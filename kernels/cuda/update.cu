@@ -143,7 +143,7 @@ namespace cuda {
 void initialise(const Initialise& op, Stream stream) {
   op.check();
   if (op.count == 0) return;
-  const dim3 grid(static_cast<unsigned>((op.count + 511) / 512));
+  const dim3 grid(blocks_of(op.count, 4 * 128));
   with_weight_rule(strategy_info(op.strategy).write, [&]<WeightWrite kWrite>(WeightRule<kWrite>) {
     launch({"initialise", grid, 128}, stream, initialise_kernel<kWrite>, op);
   });

@@ -80,6 +80,16 @@ __device__ __forceinline__ T warp_sum(T x) {
   return x;
 }
 
+/// The sum over the lanes up to and with this one; threads of a warp lie along x.
+template <class T>
+__device__ __forceinline__ T warp_scan(T x) {
+  for (unsigned lanes = 1; lanes < kWarpLanes; lanes *= 2) {
+    const T below = __shfl_up_sync(kAllLanes, x, lanes);
+    if (threadIdx.x % kWarpLanes >= lanes) x += below;
+  }
+  return x;
+}
+
 /// The greatest of all lanes, in every lane.
 __device__ __forceinline__ float warp_max(float x) {
   for (int lanes = kWarpLanes / 2; lanes > 0; lanes /= 2) {

@@ -57,7 +57,7 @@ Strategy strategy_of(Plane plane, const PrecisionConfig& precision) {
 double bytes_per_parameter(const Config& config) {
   const ParameterTable table(config);
   const PrecisionConfig& p = config.precision;
-  const DType gradient = p.gradient == GradientStorage::fp32 ? DType::fp32 : DType::bf16;
+  const DType gradient = gradient_type(p.gradient);
   const int64_t bytes = bytes_per_parameter(strategy_info(p.strategy), gradient, p.first_moment, p.second_moment);
   const int64_t fp32_bytes = bytes_per_parameter(strategy_info(Strategy::fp32), gradient, DType::fp32, DType::fp32);
   return static_cast<double>(table.counted_elements(Plane::strategy) * bytes +

@@ -152,6 +152,10 @@ class ParameterTable {
   std::array<int64_t, kPlanes> flat_elements_ = {};
 };
 
+/// In what gradients are stored.
+inline DType gradient_type(GradientStorage storage) {
+  return storage == GradientStorage::fp32 ? DType::fp32 : DType::bf16;
+}
 /// The strategy whose rule and types a plane follows.
 Strategy strategy_of(Plane plane, const PrecisionConfig& precision);
 /// Bytes of weight, extras, gradient and moments over all parameters that count, for each of them.

@@ -8,8 +8,6 @@ namespace dither {
 
 namespace {
 
-DType gradient_type(GradientStorage storage) { return storage == GradientStorage::fp32 ? DType::fp32 : DType::bf16; }
-
 DType weight_type(Plane plane, const PlainParameters::Options& options) {
   return plane == Plane::strategy ? options.weight : DType::fp32;
 }
