@@ -1,5 +1,8 @@
-# The CUDA kernels: kernels/cuda/*.cu as the library dither_cuda, where there is a CUDA compiler. Without one they are still
-# compiled as plain C++ and tested on the host (tests/CMakeLists.txt).
+# Where a program's CUDA backend comes from: one of three libraries of objects.
+#   dither_cuda          kernels/cuda by nvcc, where there is one
+#   dither_no_cuda       in its place where there is none: says so
+#   dither_cuda_on_host  kernels/cuda compiled as plain C++ and run on the host, for the tests (tests/CMakeLists.txt)
+# DITHER_DEVICE names the one that the program and most tests take.
 if(NOT DITHER_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
@@ -15,12 +18,15 @@ if(NOT DITHER_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+set(DITHER_DEVICE dither_no_cuda)
+file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/no_cuda/*.cpp)
+dither_objects(dither_no_cuda SOURCES ${sources} LINKS dither_kernels)
+
 if(CMAKE_CUDA_COMPILER AND NOT DITHER_CUDA STREQUAL "OFF")
-  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu)
-  add_library(dither_cuda STATIC EXCLUDE_FROM_ALL ${sources})
+  set(DITHER_DEVICE dither_cuda)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cpp)
+  dither_objects(dither_cuda SOURCES ${sources} LINKS dither_kernels nlohmann_json::nlohmann_json CUDA::cudart CUDA::cublasLt)
   set_target_properties(dither_cuda PROPERTIES CUDA_ARCHITECTURES "${DITHER_CUDA_ARCHITECTURES}" CUDA_STANDARD 20)
-  target_include_directories(dither_cuda PUBLIC ${PROJECT_SOURCE_DIR})
-  target_link_libraries(dither_cuda PUBLIC dither_kernels CUDA::cudart)
   # Contraction would break error-free transforms and the equality of bits with the CPU (docs/numerics.md).
   target_compile_options(dither_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -prec-div=true -prec-sqrt=true
     -ftz=false --expt-relaxed-constexpr -Werror=all-warnings -Xcompiler=-Wall -Xptxas=-v>)

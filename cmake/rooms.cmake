@@ -34,10 +34,20 @@ include_directories(${PROJECT_SOURCE_DIR})
 function(dither_room name)
   cmake_parse_arguments(ROOM "" "DIRECTORY" "LINKS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${ROOM_DIRECTORY}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/kernels/(cuda|no_cuda)/")  # cmake/cuda.cmake
   add_library(dither_${name} STATIC ${sources})
   set_target_properties(dither_${name} PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(dither_${name} PUBLIC ${ROOM_LINKS})
   target_compile_options(dither_${name} PRIVATE ${DITHER_WARNINGS})
+endfunction()
+
+# dither_objects(name SOURCES files LINKS libraries): objects that a program takes as a whole, when one of several such
+# libraries gives it its device.
+function(dither_objects name)
+  cmake_parse_arguments(OBJECTS "" "" "SOURCES;LINKS" ${ARGN})
+  add_library(${name} OBJECT ${OBJECTS_SOURCES})
+  target_link_libraries(${name} PUBLIC ${OBJECTS_LINKS})
+  target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${DITHER_WARNINGS}>")
 endfunction()
 
 # dither_embed_folder(room FOLDER folder HEADER path FUNCTION name): FUNCTION, declared in HEADER, returns a zip archive

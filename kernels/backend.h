@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -50,10 +51,19 @@ class Backend {
   /// to[i] = from[i], rounded by RN where the type narrows. Both in this backend's memory; no overlap.
   virtual void copy(View to, ConstView from, int64_t elements, Stream stream) = 0;
   virtual void zero(void* memory, int64_t bytes, Stream stream) = 0;
+  /// `from` may be used again at once.
   virtual void copy_from_host(void* to, const void* from, int64_t bytes, Stream stream) = 0;
+  /// `to` holds the values after synchronize().
   virtual void copy_to_host(void* to, const void* from, int64_t bytes, Stream stream) = 0;
   /// Waits until everything given to `stream` is done.
   virtual void synchronize(Stream stream) = 0;
+
+  /// The stream that a run's work is given to.
+  virtual Stream stream() const = 0;
+  /// Does work(), which gives operations to `stream`. Work that was done under the same key before may be replayed
+  /// instead of called: it must be the same operations on the same memory each time, and copy nothing from or to the
+  /// host.
+  virtual void repeat(uint64_t key, Stream stream, const std::function<void()>& work) = 0;
 
   /// Zeroed memory, aligned to 256 bytes. Throws Error when there is not enough, naming both sizes.
   virtual void* allocate(int64_t bytes) = 0;
@@ -61,12 +71,30 @@ class Backend {
   virtual int64_t allocated_bytes() const = 0;
   /// Allocations made so far: a step that changes it has broken the plan.
   virtual int64_t allocation_count() const = 0;
+  /// What allocate() could still give; -1 where nobody knows.
+  virtual int64_t free_bytes() const = 0;
 
   /// One line for the start-up table, for example "CPU, 2 threads, oneDNN 2.6.3 (AMX)".
   virtual std::string description() const = 0;
+
+  /// The algorithms of all matrix products so far, as JSON; "" where a backend has no choice (docs/algorithms.md).
+  virtual std::string algorithms() const { return ""; }
+  /// Products use the algorithms of such a text. `where` names its source in messages. Throws Error if it is malformed
+  /// or was made for another device or library.
+  virtual void use_algorithms(const std::string& json, const std::string& where);
+  /// From now on the algorithm of a product that is not in the table is found by measuring.
+  virtual void tune(bool on);
 };
 
 /// The CPU backend with `threads` threads (0 = all cores).
 std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+/// CUDA devices that this program could use; 0 where it was built without CUDA.
+int cuda_devices();
+/// The CUDA backend on a device, counted from 0. Throws Error where there is none, or the program was built without
+/// CUDA.
+std::unique_ptr<Backend> make_cuda_backend(int device);
+/// Bytes that the CUDA backend allocates for itself: the workspace of its matrix products.
+int64_t cuda_workspace_bytes();
 
 }  // namespace dither

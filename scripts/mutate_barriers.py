@@ -78,7 +78,7 @@ class Program:
         self.path = build / "tests/test_cuda_host"
         commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
         self.compile = {Path(entry["file"]): shlex.split(entry["command"]) for entry in commands
-                        if entry["file"].endswith(".cu") and "test_cuda_host" in entry["command"]}
+                        if entry["file"].endswith(".cu") and "dither_cuda_on_host" in entry["command"]}
         listed = subprocess.run(["ninja", "-C", str(build), "-t", "commands", "test_cuda_host"], check=True,
                                 capture_output=True, text=True).stdout.strip().split("\n")
         self.link = next(line for line in reversed(listed) if "-o tests/test_cuda_host" in line)

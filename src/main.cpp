@@ -80,7 +80,9 @@ int main(int argc, char** argv) {
   dither::add_report_command(app);
   dither::add_evaluate_command(app);
   dither::add_sample_command(app);
+  dither::add_tune_command(app);
   dither::add_tokenize_command(app);
+  dither::add_bench_command(app);
   dither::add_schema_command(app);
   for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) command->group("Commands");
 

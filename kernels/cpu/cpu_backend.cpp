@@ -106,6 +106,8 @@ void CpuBackend::free(void* memory) {
   std::free(memory);
 }
 
+int64_t CpuBackend::free_bytes() const { return free_memory_bytes(); }
+
 std::string CpuBackend::description() const {
   return fmt::format("CPU, {} thread{}, {}", threads_, threads_ == 1 ? "" : "s", product_->description());
 }

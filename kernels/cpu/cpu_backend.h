@@ -44,11 +44,14 @@ class CpuBackend : public Backend {
   void copy_from_host(void* to, const void* from, int64_t bytes, Stream stream) override;
   void copy_to_host(void* to, const void* from, int64_t bytes, Stream stream) override;
   void synchronize(Stream stream) override;
+  Stream stream() const override { return {}; }
+  void repeat(uint64_t /*key*/, Stream /*stream*/, const std::function<void()>& work) override { work(); }
 
   void* allocate(int64_t bytes) override;
   void free(void* memory) override;
   int64_t allocated_bytes() const override { return allocated_bytes_; }
   int64_t allocation_count() const override { return allocation_count_; }
+  int64_t free_bytes() const override;
   std::string description() const override;
 
  private:

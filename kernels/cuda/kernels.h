@@ -18,6 +18,8 @@ void residual_norm_forward(const ResidualNormForward& op, Stream stream);
 void residual_norm_backward(const ResidualNormBackward& op, Stream stream);
 void rotary_forward(const RotaryForward& op, Stream stream);
 void rotary_backward(const RotaryBackward& op, Stream stream);
+void attention_forward(const AttentionForward& op, Stream stream);
+void attention_backward(const AttentionBackward& op, Stream stream);
 void gelu_forward(const GeluForward& op, Stream stream);
 void gelu_backward(const GeluBackward& op, Stream stream);
 void swiglu_forward(const SwigluForward& op, Stream stream);

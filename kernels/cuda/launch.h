@@ -5,11 +5,12 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/status.h"
 #include "kernels/view.h"  // Stream
 
-#ifdef __CUDACC__
-#include "kernels/cuda/status.h"
-#else
+#ifndef __CUDACC__
+#include <tuple>
+
 #include "tests/cuda_host/execution.h"
 #endif
 
@@ -43,8 +44,11 @@ void launch(const Launch& how, Stream stream, void (*kernel)(Parameters...), con
   check_launch(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), how.operation, how.grid,
                how.block, how.shared_bytes);
 #else
-  (void)stream;  // the host runs everything at once
-  cuda_host::run_grid(how.grid, how.block, how.shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  // The arguments are copied now, as the device does: what they point to is read when the stream comes to it.
+  cuda_host::enqueue(static_cast<cudaStream_t>(stream.handle),
+                     [how, kernel, copies = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
+                       cuda_host::run_grid(how.grid, how.block, how.shared_bytes, [&] { std::apply(kernel, copies); });
+                     });
 #endif
 }
 

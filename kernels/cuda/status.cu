@@ -18,9 +18,9 @@ std::string text_of(dim3 size) {
 
 }  // namespace
 
-void check_cuda(cudaError_t status, const char* operation, std::source_location where) {
+void check_cuda(cudaError_t status, const char* operation, const char* file, int line) {
   if (status == cudaSuccess) return;
-  throw Error(text_of(status, operation) + ", " + where.file_name() + ":" + std::to_string(where.line()));
+  throw Error(text_of(status, operation) + ", " + file + ":" + std::to_string(line));
 }
 
 void check_launch(cudaError_t status, const char* operation, dim3 grid, dim3 block, int64_t shared_bytes) {

@@ -21,6 +21,7 @@ struct RotaryForward {
   int H, Hkv, D;
   float epsilon;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// The transposed rotation, then the norm's Jacobian. Gain sums over blocks of kRows tokens first, then over blocks.
@@ -38,6 +39,7 @@ struct RotaryBackward {
   void* workspace;  // workspace_bytes(): FP32 [ceil(N/kRows), 2, D]; not read without QK-norm
   int64_t workspace_bytes() const { return query_gain ? (N + kRows - 1) / kRows * 2 * D * 4 : 0; }
   void check() const;
+  int64_t bytes() const;  // work.h
   static constexpr int64_t kRows = 32;
 };
 
@@ -51,6 +53,8 @@ struct AttentionForward {
   int H, Hkv, D;  // D: 32, 48, 64, 80, 96, 112 or 128
   float scale;    // 1 / sqrt(D)
   void check() const;
+  int64_t bytes() const;  // work.h
+  double flop() const;
 };
 
 struct AttentionBackward {
@@ -65,6 +69,8 @@ struct AttentionBackward {
   void* workspace;  // workspace_bytes(): FP32 [B,H,T], row sums of d_out * out, then [B,H,T',D], the gradient of q
   int64_t workspace_bytes() const { return B * H * (T + (T + 3) / 4 * 4 * D) * 4; }  // T' = T rounded up to 4
   void check() const;
+  int64_t bytes() const;  // work.h
+  double flop() const;
 };
 
 }  // namespace dither

@@ -16,6 +16,7 @@ struct EmbeddingForward {
   int64_t rows;              // of the token table, padding included
   int C;                     // channels, a multiple of 8
   void check() const;        // throws Error; every backend calls it first
+  int64_t bytes() const;     // work.h
 };
 
 /// d_token_table[v,c] = sum of dy[n,c] over tokens[n] = v in rising n;  d_position_table[t,c] = sum over n mod T = t.
@@ -31,6 +32,7 @@ struct EmbeddingBackward {
   void* workspace;  // workspace_bytes()
   int64_t workspace_bytes() const { return 4 * (rows + 1 + N); }  // tokens sorted by row: starts, then positions
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 }  // namespace dither

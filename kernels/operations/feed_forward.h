@@ -12,6 +12,7 @@ struct GeluForward {
   ConstView x;  // [elements]
   int64_t elements;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// dx = dy * gelu'(x)
@@ -21,6 +22,7 @@ struct GeluBackward {
   ConstView x;   // [elements]      input of forward
   int64_t elements;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// y[n,f] = silu(gate[n,f]) * up[n,f]
@@ -30,6 +32,7 @@ struct SwigluForward {
   int64_t N;
   int F;  // a multiple of 8
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// d_gate = dy * up * silu'(gate)     d_up = dy * silu(gate)
@@ -40,6 +43,7 @@ struct SwigluBackward {
   int64_t N;
   int F;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 }  // namespace dither

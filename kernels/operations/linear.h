@@ -15,8 +15,9 @@ struct LinearForward {
   ConstView weight;     // [O,I]
   ConstView bias;       // [O]        the type of weight; absent: none
   int64_t N, I, O;      // I and O multiples of 8
-  Epilogue epilogue;    // gelu: y = RN(gelu(pre_activation)), pre_activation rounded first
+  Epilogue epilogue;    // gelu: y = RN(gelu(pre_activation)); CUDA may apply it to the sum before that is rounded
   void check() const;
+  int64_t bytes() const;  // work.h
   double flop() const { return 2.0 * static_cast<double>(N) * static_cast<double>(I) * static_cast<double>(O); }
 };
 
@@ -27,10 +28,12 @@ struct LinearInputGradient {
   ConstView weight;  // [O,I]
   int64_t N, I, O;
   void check() const;
+  int64_t bytes() const;  // work.h
   double flop() const { return 2.0 * static_cast<double>(N) * static_cast<double>(I) * static_cast<double>(O); }
 };
 
-/// dW[o,i] = sum_n dy[n,o] x[n,i]     db[o] = sum_n dy[n,o], over blocks of kRows tokens first, then over blocks
+/// dW[o,i] = sum_n dy[n,o] x[n,i]     db[o] = sum_n dy[n,o], over blocks of kRows tokens first, then over blocks; where
+/// CUDA's library forms it beside the product, in an order of its own
 struct LinearWeightGradient {
   View d_weight;  // [O,I] out  BF16 or FP32, whatever the type of x
   View d_bias;    // [O]   out  the type of d_weight; absent: none
@@ -41,6 +44,7 @@ struct LinearWeightGradient {
   void* workspace;  // workspace_bytes(): FP32 [ceil(N/kRows),O] for the bias gradient
   int64_t workspace_bytes() const { return d_bias ? (N + kRows - 1) / kRows * O * 4 : 0; }
   void check() const;
+  int64_t bytes() const;  // work.h
   double flop() const { return 2.0 * static_cast<double>(N) * static_cast<double>(I) * static_cast<double>(O); }
   static constexpr int64_t kRows = 64;
 };

@@ -21,6 +21,7 @@ struct CrossEntropy {
   bool gradient;
   const StepScalars* scalars;  // loss_scale = 1 / N of the global step
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// sum += the losses: a leaf is the FP64 sum of one sequence in rising t.
@@ -29,6 +30,7 @@ struct SumLosses {
   const float* losses;  // [B,T]
   int64_t B, T;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 }  // namespace dither

@@ -23,6 +23,7 @@ struct ResidualNormForward {
   int C;             // channels, a multiple of 8
   float epsilon;     // above 0
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// dx = RN(dh + J^T dy), J the normalisation's Jacobian at h; d_weight = sum_n dy * (h-m) * s; d_bias = sum_n dy.
@@ -42,6 +43,7 @@ struct ResidualNormBackward {
   void* workspace;  // workspace_bytes(): FP32 [ceil(N/kRows), 2, C]
   int64_t workspace_bytes() const { return (N + kRows - 1) / kRows * 2 * C * 4; }
   void check() const;
+  int64_t bytes() const;  // work.h
   static constexpr int64_t kRows =
       32;  // rows of a first-stage sum: a function of nothing, so bits depend on N, C alone
 };

@@ -34,6 +34,7 @@ struct Initialise {
   uint32_t tensor;
   uint64_t seed;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// sum <- round(sum + addend), one micro-batch's contribution to the gradient.
@@ -48,6 +49,7 @@ struct Accumulate {
   uint64_t seed;
   const StepScalars* scalars;
   void check() const;
+  int64_t bytes(int64_t elements) const;  // work.h; elements of all segments, whose list lies in backend memory
 };
 
 /// scalars->squared_norm += sum of squares; leaf: FP64 sum over an aligned block of kLeafElements of one tensor.
@@ -58,6 +60,7 @@ struct SquaredNorm {
   ExactSum* group_sums;  // [groups] in and out: the same by group; null: not wanted
   StepScalars* scalars;
   void check() const;
+  int64_t bytes(int64_t elements) const;  // work.h; elements of all segments, whose list lies in backend memory
 };
 
 /// Forms loss, gradient_norm, clip_factor and apply from the sums in `scalars`:
@@ -66,6 +69,7 @@ struct SquaredNorm {
 struct DecideStep {
   StepScalars* scalars;
   void check() const;
+  int64_t bytes() const;  // work.h
 };
 
 /// What an update did to a group of tensors (NUMERICS 7). U = -D, E = value after - value before.
@@ -95,6 +99,7 @@ struct AdamW {
   const StepScalars* scalars;
   UpdateSums* sums;  // [groups] in and out; null: not wanted
   void check() const;
+  int64_t bytes(int64_t elements) const;  // work.h; elements of all segments, whose list lies in backend memory
   /// The scalars of adamw_update(), formed the same way on every backend.
   DITHER_HOST_DEVICE AdamWStep step_of(const StepScalars& s, bool decay) const {
     return {.learning_rate = s.learning_rate,

@@ -16,7 +16,9 @@ void add_compare_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);
 void add_sample_command(CLI::App& app);
+void add_tune_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
 void add_schema_command(CLI::App& app);
 
 }  // namespace dither

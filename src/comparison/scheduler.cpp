@@ -116,14 +116,15 @@ Budget budget_for(const std::vector<RunStatus>& runs, const ScheduleOptions& opt
     if (status.phase != Phase::waiting) continue;
     ++waiting;
     if (options.threads == 0) given = std::max(given, status.run->config.parallel.threads);
-    gpu |= status.run->config.device == "cuda";
+    gpu |= uses_cuda(status.run->config);
   }
   Budget budget{};
   budget.jobs = options.jobs > 0 ? options.jobs : (gpu ? 1 : std::max(1, cores / std::max(1, given)));
   budget.jobs = std::max(1, std::min(budget.jobs, waiting));
   budget.threads = given > 0 ? given : std::max(1, cores / budget.jobs);
-  budget.memory_bytes = static_cast<int64_t>(
-      options.memory_gib > 0 ? options.memory_gib * kGiB : kShareOfFree * static_cast<double>(free_memory()));
+  const auto available = [&] { return gpu ? make_cuda_backend(0)->free_bytes() : free_memory(); };
+  budget.memory_bytes = static_cast<int64_t>(options.memory_gib > 0 ? options.memory_gib * kGiB
+                                                                    : kShareOfFree * static_cast<double>(available()));
   return budget;
 }
 

@@ -31,8 +31,8 @@ std::string lines_of(const Config& config, bool with_seed) {
 }  // namespace
 
 bool decides_computation(const Key& key) {
-  return key.load && key.path != "name" && key.path != "device" && key.path != "parallel.threads" &&
-         !begins_with(key.path, "logging.") && !begins_with(key.path, "sampling.");
+  return key.load && key.path != "name" && key.path != "device" && key.path != "algorithms" &&
+         key.path != "parallel.threads" && !begins_with(key.path, "logging.") && !begins_with(key.path, "sampling.");
 }
 
 std::string computation_text(const Config& config) { return lines_of(config, true); }

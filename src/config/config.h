@@ -137,6 +137,7 @@ struct Config {
   std::string name;
   uint64_t seed = 1337;
   std::string device = "auto";  // auto, cpu, cuda
+  std::string algorithms;       // path of a table made by `dither tune`; "": the library's first choice
   int64_t steps = 0;
   ModelConfig model;
   DataConfig data;

@@ -65,6 +65,8 @@ std::vector<Key> reading_and_run_keys() {
                   {"cpu", "the processor"},
                   {"cuda", "an NVIDIA GPU"}}),
            "what computes"),
+      text(FIELD(algorithms), TextRule::optional_path,
+           "table of algorithms for CUDA's matrix products, made by dither tune; empty: the library's first choice"),
       integer(FIELD(steps), {1, kMaxSteps}, "optimizer steps of the whole run").needed(),
       directive("vary", KeyType::variation, "for dither compare: lists of values for other keys; their product is run"),
   };

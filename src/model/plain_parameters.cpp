@@ -68,6 +68,7 @@ PlainParameters::PlainParameters(const ParameterTable& table, const Options& opt
     for (const Plane plane : kAllPlanes) {
       const std::vector<Segment> list = table.bucket_segments(b, plane);
       const int64_t count = static_cast<int64_t>(list.size());
+      check_segments("the parameters", list.data(), count);
       backend.copy_from_host(next, list.data(), count * static_cast<int64_t>(sizeof(Segment)), stream);
       backend.synchronize(stream);  // the list lives on this stack
       segments_.back()[static_cast<size_t>(plane)] = {next, count};

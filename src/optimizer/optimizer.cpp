@@ -70,6 +70,7 @@ Optimizer::Optimizer(const Config& config, const ParameterTable& table, const Fl
   for (const Plane plane : kAllPlanes) {
     const PlaneBuffers& p = b_.planes[static_cast<size_t>(plane)];
     const std::vector<Segment> segments = table.segments(plane);
+    check_segments("the optimizer", segments.data(), p.segment_count);
     const int64_t bytes = p.segment_count * static_cast<int64_t>(sizeof(Segment));
     if (p.segment_count > 0) backend.copy_from_host(p.segments, segments.data(), bytes, stream);
     backend.synchronize(stream);

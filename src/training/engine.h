@@ -11,7 +11,10 @@
 
 namespace dither {
 
-/// The backend that `device` names: auto, cpu or cuda. Throws Error for cuda, which this build has not.
+/// Whether `device` means CUDA here: "cuda", or "auto" where there is a device that this program can use.
+bool uses_cuda(const Config& config);
+
+/// The backend that `device` names. Throws Error for a cuda that is not there.
 std::unique_ptr<Backend> make_backend(const Config& config);
 
 class Engine {
@@ -41,7 +44,7 @@ class Engine {
   void set_micro_batch(uint32_t index);
   /// The scalars as the last step left them. Waits for the backend.
   StepScalars scalars();
-  Stream stream() const { return {}; }
+  Stream stream() const { return backend_->stream(); }
 
  private:
   Config config_;

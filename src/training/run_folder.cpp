@@ -33,4 +33,13 @@ void RunFolder::create(const Config& config) const {
   if (!file) throw Error(path_ + "/config.json cannot be written: is the disk full?");
 }
 
+void RunFolder::keep_algorithms(const std::string& json) const {
+  if (json.empty()) return;
+  const std::string path = path_ + "/algorithms.json";
+  std::ofstream file(path);
+  file << json;
+  file.close();
+  if (!file) throw Error(path + " cannot be written: is the disk full?");
+}
+
 }  // namespace dither

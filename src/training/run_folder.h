@@ -1,4 +1,5 @@
-// A run's folder, runs/<name>/: config.json (resolved), metrics.jsonl, log.txt, weights.safetensors.
+// A run's folder, runs/<name>/: config.json (resolved), metrics.jsonl, log.txt, weights.safetensors, and on
+// CUDA algorithms.json.
 #pragma once
 
 #include <string>
@@ -19,6 +20,9 @@ class RunFolder {
   std::string metrics_path() const { return path_ + "/metrics.jsonl"; }
   std::string log_path() const { return path_ + "/log.txt"; }
   std::string weights_path() const { return path_ + "/weights.safetensors"; }
+
+  /// Keeps the table of algorithms that the run's products used, as algorithms.json; "" : there is none.
+  void keep_algorithms(const std::string& json) const;
 
  private:
   std::string path_;

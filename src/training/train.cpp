@@ -75,6 +75,7 @@ class Run {
       metrics_->step(result.record);
       progress_->step(result.record);
       if (result.verdict.skipped) report_skip(result);
+      if (result.record.step == 1) folder_.keep_algorithms(engine_.backend().algorithms());
       if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
     }
     finish(std::chrono::duration<double>(Clock::now() - begin).count());
@@ -125,6 +126,7 @@ class Run {
     const int signal = StopSignals::received();
     write_weights(folder_.weights_path(), config_, step, engine_.table(), engine_.parameters().weights(),
                   engine_.backend(), engine_.stream());
+    folder_.keep_algorithms(engine_.backend().algorithms());  // those of evaluation and samples too
     const char* reason = trainer_.must_stop() ? "skipped" : (step < config_.steps ? "signal" : "completed");
     if (step == config_.steps) evaluate(step);
     metrics_->end(step, reason, seconds);

@@ -23,8 +23,10 @@ StepResult Trainer::step() {
   const StepScalars scalars = scalars_of(step);
   engine_.optimizer().begin_step(scalars, measure);
   for (int64_t i = 0; i < engine_.micro_batches(); ++i) micro_batch(i);
-  engine_.optimizer().clip();
-  engine_.optimizer().step();
+  repeat(measure ? Piece::measured_update : Piece::update, [&] {
+    engine_.optimizer().clip();
+    engine_.optimizer().step();
+  });
 
   const StepScalars done = engine_.scalars();
   step_ = step;
@@ -73,8 +75,14 @@ void Trainer::micro_batch(int64_t index) {
   engine_.set_micro_batch(static_cast<uint32_t>(index));
   engine_.parameters().begin_micro_batch(index);
   engine_.model().load(batch.tokens.data(), batch.targets.data(), B, engine_.config().model.sequence_length);
-  engine_.model().forward();
-  engine_.model().backward();
+  repeat(index == 0 ? Piece::first_micro_batch : Piece::later_micro_batch, [&] {
+    engine_.model().forward();
+    engine_.model().backward();
+  });
+}
+
+void Trainer::repeat(Piece piece, const std::function<void()>& work) {
+  engine_.backend().repeat(static_cast<uint64_t>(piece), engine_.stream(), work);
 }
 
 }  // namespace dither

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "src/data/loader.h"
 #include "src/training/engine.h"
@@ -31,6 +32,10 @@ class Trainer {
  private:
   StepScalars scalars_of(int64_t step) const;
   void micro_batch(int64_t index);
+
+  /// What a step is made of: the same operations on the same memory each time, but for what lies in StepScalars.
+  enum class Piece : uint8_t { first_micro_batch, later_micro_batch, update, measured_update };
+  void repeat(Piece piece, const std::function<void()>& work);
 
   Engine& engine_;
   Loader loader_;

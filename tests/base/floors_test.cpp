@@ -28,6 +28,7 @@ const std::map<std::string, Texts> kFloors = {
     {"kernels/numerics", {"base"}},
     {"kernels", {"base", "kernels/numerics"}},
     {"kernels/cpu", {"base", "kernels/numerics", "kernels"}},
+    {"kernels/no_cuda", {"base", "kernels/numerics", "kernels"}},
     {"kernels/cuda", {"base", "kernels/numerics", "kernels", "tests/cuda_host"}},
     {"tests/cuda_host", {}},  // CUDA's words, for kernels compiled as plain C++
     {"src/config", {"base", "kernels/numerics"}},
@@ -40,18 +41,20 @@ const std::map<std::string, Texts> kFloors = {
     {"src/comparison",
      {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint",
       "src/training"}},
+    {"src/benchmark",
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/training"}},
     {"src/commands",
      {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint",
-      "src/training", "src/comparison"}},
+      "src/training", "src/comparison", "src/benchmark"}},
     {"src", {"base", "src/commands"}},  // main.cpp: one line a command
 };
 
 /// Each costs a second or more in every file that sees it. json_fwd.hpp only declares names.
 const std::regex kHeavy(R"(^(nlohmann/(?!json_fwd)|spdlog/|fmt/|CLI/|catch2/))");
 
-/// Rooms that parse JSON: the config's text, the headers of safetensors files with the manifests beside them, and the
-/// events of metrics.jsonl.
-const Texts kParsers = {"src/config", "src/checkpoint", "src/comparison"};
+/// Rooms that parse JSON: the config's text, the headers of safetensors files with the manifests beside them, the
+/// events of metrics.jsonl, and the table of algorithms of matrix products.
+const Texts kParsers = {"src/config", "src/checkpoint", "src/comparison", "kernels/cuda"};
 
 std::string room_of(const std::string& path) {
   std::string room;

@@ -7,7 +7,7 @@ namespace dither::test {
 
 namespace {
 
-const std::vector<std::string> kCommands = {"train", "evaluate", "sample", "tokenize", "schema"};
+const std::vector<std::string> kCommands = {"train", "evaluate", "sample", "tokenize", "bench", "schema"};
 
 }  // namespace
 

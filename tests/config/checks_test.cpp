@@ -23,9 +23,9 @@ TEST_CASE("an unknown key is an error with the nearest key, or with what is allo
                  "nearest: steps (an integer from 1 to 4294967295, required), optimizer"));
   CHECK(error_of(small_with(R"({"batch": {"zzz": 1}})")) ==
         "t.json: batch.zzz is not a key\n       allowed in batch: tokens_per_step, micro_batch_size");
-  CHECK(contains(
-      error_of(small_with(R"({"checkpoints": {}})")),
-      "t.json: checkpoints is not a key\n       allowed: $schema, extends, name, seed, device, steps, vary, model, "));
+  CHECK(contains(error_of(small_with(R"({"checkpoints": {}})")),
+                 "t.json: checkpoints is not a key\n       allowed: $schema, extends, name, seed, device, algorithms, "
+                 "steps, vary, model, "));
   CHECK(error_of(small_with(R"({"optimizer.epsilon": 1})")) ==
         "t.json: \"optimizer.epsilon\" is not a key: a name has letters and no dot, sections are nested objects");
   CHECK(contains(error_of(small_with(R"({"": {"steps": 5}})")), "t.json: \"\" is not a key"));

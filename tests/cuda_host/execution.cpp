@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -29,17 +31,34 @@ enum class State { ready, at_barrier, in_warp, ended };
 /// while others have yet to read the last one.
 struct Warp {
   uint64_t values[2][kWarp] = {};
-  unsigned arrived[2] = {};  // bit i: lane i has brought its value
-  unsigned lanes = 0;        // that exist
+  WarpWords words[2] = {};
+  unsigned arrived[2] = {};     // bit i: lane i has brought its value
+  const char* meeting[2] = {};  // what the lanes of the round execute
+  unsigned lanes = 0;           // that exist
+};
+
+/// An asynchronous copy that has been started but not waited for.
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+  int64_t group;
 };
 
 struct Thread {
   Fiber fiber;
   State state = State::ended;
   ThreadPlace place;
-  unsigned index = 0;      // in the block
-  unsigned round = 0;      // exchanges of its warp done, modulo 2
-  const char* where = "";  // it waits, for messages
+  unsigned index = 0;        // in the block
+  unsigned round = 0;        // exchanges of its warp done, modulo 2
+  const char* where = "";    // it waits, for messages
+  std::vector<Copy> copies;  // in the order of their start
+  int64_t group = 0;         // that copies join now
+};
+
+constexpr std::align_val_t kSharedAlignment{128};  // the device's
+struct ReleaseShared {
+  void operator()(unsigned char* bytes) const { operator delete[](bytes, kSharedAlignment); }
 };
 
 /// One block at a time, its threads as fibers; one of these a core.
@@ -50,6 +69,10 @@ class Block {
   Thread& current() { return *current_; }
   Warp& warp_of(const Thread& t) { return warps_[t.index / kWarp]; }
   unsigned char* shared(int64_t offset) { return shared_.get() + offset; }
+  bool holds_shared(const void* place, int64_t bytes) const {
+    const auto first = reinterpret_cast<uintptr_t>(shared_.get()), at = reinterpret_cast<uintptr_t>(place);
+    return at >= first && at + static_cast<uintptr_t>(bytes) <= first + static_cast<uintptr_t>(shared_bytes_);
+  }
   void wait(State state, const char* where) {
     Thread& self = *current_;
     self.state = state;
@@ -59,13 +82,16 @@ class Block {
   void release_warp(const Thread& t) {
     const unsigned first = t.index / kWarp * kWarp;
     for (unsigned i = first; i < std::min<unsigned>(first + kWarp, count_); ++i) {
-      if (threads_[i]->state == State::in_warp) threads_[i]->state = State::ready;
+      if (threads_[i]->state != State::in_warp) continue;
+      threads_[i]->state = State::ready;
+      released_ = std::min(released_, place_in_order_[i]);
     }
   }
 
  private:
   void start_threads(dim3 grid, dim3 index, dim3 size, const std::function<void()>& body);
   void draw_order(std::mt19937_64& random);
+  void shuffle_order(std::mt19937_64& random);
   bool run_ready();
   bool release_barrier();
   std::string waiting_threads() const;
@@ -73,13 +99,22 @@ class Block {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
   std::vector<unsigned> order_;
-  std::unique_ptr<unsigned char[]> shared_;
+  std::vector<size_t> place_in_order_;  // of each thread
+  size_t released_ = 0;                 // first place that the running thread has made ready
+  std::unique_ptr<unsigned char[], ReleaseShared> shared_;
+  int64_t shared_bytes_ = 0;
   unsigned count_ = 0;
   Thread* current_ = nullptr;
   std::exception_ptr thrown_;
 };
 
 thread_local Block* t_block = nullptr;
+
+void demand_no_copies(const Thread& t) {
+  if (t.copies.empty()) return;
+  throw std::logic_error("thread " + std::to_string(t.index) + " ends with " + std::to_string(t.copies.size()) +
+                         " asynchronous copies that it has not waited for");
+}
 
 void Block::start_threads(dim3 grid, dim3 index, dim3 size, const std::function<void()>& body) {
   count_ = size.x * size.y * size.z;
@@ -91,10 +126,13 @@ void Block::start_threads(dim3 grid, dim3 index, dim3 size, const std::function<
     t.index = i;
     t.round = 0;
     t.state = State::ready;
+    t.copies.clear();
+    t.group = 0;
     warps_[i / kWarp].lanes |= 1u << (i % kWarp);
-    t.fiber.start([this, &body] {
+    t.fiber.start([this, &body, &t] {
       try {
         body();
+        demand_no_copies(t);
       } catch (...) {
         if (!thrown_) thrown_ = std::current_exception();
       }
@@ -102,12 +140,17 @@ void Block::start_threads(dim3 grid, dim3 index, dim3 size, const std::function<
   }
 }
 
-// Warps stay together in a random order: far ahead of others is where a warp finds what they have yet to read or write.
 void Block::draw_order(std::mt19937_64& random) {
   order_.resize(count_);
   std::iota(order_.begin(), order_.end(), 0u);
   if (g_order.kind == Order::falling) std::reverse(order_.begin(), order_.end());
-  if (g_order.kind != Order::random) return;
+  if (g_order.kind == Order::random) shuffle_order(random);
+  place_in_order_.resize(count_);
+  for (size_t place = 0; place < count_; ++place) place_in_order_[order_[place]] = place;
+}
+
+// Warps stay together in a random order: far ahead of others is where a warp finds what they have yet to read or write.
+void Block::shuffle_order(std::mt19937_64& random) {
   std::vector<uint64_t> rank_of_warp(warps_.size()), rank_of_thread(count_);
   for (uint64_t& rank : rank_of_warp) rank = random();
   for (uint64_t& rank : rank_of_thread) rank = random();
@@ -126,8 +169,10 @@ bool Block::run_ready() {
       continue;
     }
     progress = true;
+    released_ = count_;
     if (!current_->fiber.resume()) current_->state = State::ended;
-    place = g_order.kind == Order::in_turn ? place + 1 : 0;
+    ++place;  // the threads before it were not ready, and are not now unless it released them
+    if (g_order.kind != Order::in_turn) place = std::min(place, released_);
   }
   return progress;
 }
@@ -159,7 +204,8 @@ std::string Block::waiting_threads() const {
 
 void Block::run(dim3 grid, dim3 index, dim3 size, int64_t shared_bytes, const std::function<void()>& body) {
   t_block = this;
-  shared_ = std::make_unique<unsigned char[]>(static_cast<size_t>(shared_bytes));  // its own allocation: see overruns
+  shared_bytes_ = shared_bytes;
+  shared_.reset(new (kSharedAlignment) unsigned char[static_cast<size_t>(shared_bytes)]);  // apart: overruns are seen
   std::fill_n(shared_.get(), shared_bytes, kPoison);
   thrown_ = nullptr;
   start_threads(grid, index, size, body);
@@ -177,23 +223,38 @@ void Block::run(dim3 grid, dim3 index, dim3 size, int64_t shared_bytes, const st
   if (stuck) throw std::logic_error("threads of a block wait for each other for ever:" + who);
 }
 
-/// Brings a value to the warp and waits until all lanes have; returns the round's values.
-const uint64_t* bring(unsigned mask, uint64_t value, const char* where) {
+/// The running lane has brought what it brings to this round: waits until all have. The last one runs `last` first.
+template <class Last>
+void meet(Warp& warp, const char* where, const Last& last) {
   Thread& self = t_block->current();
-  Warp& warp = t_block->warp_of(self);
-  const unsigned lane = self.index % kWarp, round = self.round;
-  if ((mask & warp.lanes) != warp.lanes) {
-    throw std::logic_error(std::string(where) + ": the mask leaves out lanes of the warp, which kernels here never do");
+  const unsigned round = self.round;
+  if (warp.arrived[round] == 0) {
+    warp.arrived[1 - round] = 0;  // the round before has been read by all
+    warp.meeting[round] = where;
   }
-  if (warp.arrived[round] == 0) warp.arrived[1 - round] = 0;  // the round before has been read by all
-  warp.values[round][lane] = value;
-  warp.arrived[round] |= 1u << lane;
+  if (std::strcmp(warp.meeting[round], where) != 0) {
+    throw std::logic_error(std::string("lanes of a warp meet in ") + warp.meeting[round] + " and in " + where);
+  }
+  warp.arrived[round] |= 1u << (self.index % kWarp);
   self.round = 1 - round;
   if (warp.arrived[round] == warp.lanes) {
+    last();
     t_block->release_warp(self);
   } else {
     t_block->wait(State::in_warp, where);
   }
+}
+
+/// Brings a value to the warp and waits until all lanes have; returns the round's values.
+const uint64_t* bring(unsigned mask, uint64_t value, const char* where) {
+  Thread& self = t_block->current();
+  Warp& warp = t_block->warp_of(self);
+  const unsigned round = self.round;
+  if ((mask & warp.lanes) != warp.lanes) {
+    throw std::logic_error(std::string(where) + ": the mask leaves out lanes of the warp, which kernels here never do");
+  }
+  warp.values[round][self.index % kWarp] = value;
+  meet(warp, where, [] {});
   return warp.values[round];
 }
 
@@ -216,6 +277,50 @@ unsigned vote(unsigned mask, bool value) {
   unsigned bits = 0;
   for (unsigned i = 0; i < kWarp; ++i) bits |= (lanes >> i & 1u) != 0 && values[i] != 0 ? 1u << i : 0;
   return bits;
+}
+
+void warp_together(const char* instruction, uint32_t* words, int count, void (*compute)(WarpWords&)) {
+  Thread& self = t_block->current();
+  Warp& warp = t_block->warp_of(self);
+  if (warp.lanes != ~0u) throw std::logic_error(std::string(instruction) + ": the warp has fewer than 32 lanes");
+  WarpWords& all = warp.words[self.round];
+  uint32_t* own = all.lane[self.index % kWarp];
+  const size_t bytes = static_cast<size_t>(count) * sizeof(uint32_t);
+  std::memcpy(own, words, bytes);
+  meet(warp, instruction, [&] { compute(all); });
+  std::memcpy(words, own, bytes);
+}
+
+void demand_shared_16(const void* place, const char* instruction) {
+  if (!t_block->holds_shared(place, 16)) {
+    throw std::logic_error(std::string(instruction) + ": an address outside the block's shared memory");
+  }
+  if (reinterpret_cast<uintptr_t>(place) % 16 != 0) {
+    throw std::logic_error(std::string(instruction) + ": an address that is no multiple of 16 bytes");
+  }
+}
+
+void start_copy(void* to, const void* from, int bytes) {
+  demand_shared_16(to, "cp.async");
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes < 0 || bytes > 16) {
+    throw std::logic_error("cp.async: a source that is no multiple of 16 bytes, or not 0 to 16 bytes of it");
+  }
+  Thread& self = t_block->current();
+  std::memset(to, kPoison, 16);
+  self.copies.push_back({to, from, bytes, self.group});
+}
+
+void close_copy_group() { ++t_block->current().group; }
+
+void finish_copies(int latest_pending) {
+  Thread& self = t_block->current();
+  const auto pending = std::find_if(self.copies.begin(), self.copies.end(),
+                                    [&](const Copy& copy) { return copy.group >= self.group - latest_pending; });
+  for (auto copy = self.copies.begin(); copy != pending; ++copy) {
+    std::memset(copy->to, 0, 16);
+    std::memcpy(copy->to, copy->from, static_cast<size_t>(copy->bytes));
+  }
+  self.copies.erase(self.copies.begin(), pending);
 }
 
 void set_order(Order order) { g_order = order; }

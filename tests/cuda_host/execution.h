@@ -28,4 +28,24 @@ void set_order(Order order);
 /// std::logic_error where threads wait for others that have ended or wait elsewhere, naming both.
 void run_grid(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& body);
 
+/// What the lanes of a warp bring to an instruction that all of them execute as one.
+constexpr int kLaneWords = 16;
+struct WarpWords {
+  uint32_t lane[32][kLaneWords];
+};
+
+/// Waits for all 32 lanes, each with its `count` words. The last to come runs compute() for the warp, which reads and
+/// writes the words of every lane; each goes on with its own. `instruction` is for messages: lanes that meet in
+/// different ones throw std::logic_error.
+void warp_together(const char* instruction, uint32_t* words, int count, void (*compute)(WarpWords&));
+
+/// cp.async of the running thread: the 16 bytes at `to` are poison from here until they are waited for, and only then
+/// is `from` read: `bytes` of it, zeros behind them. A thread that ends before its copies throws std::logic_error.
+void start_copy(void* to, const void* from, int bytes);
+void close_copy_group();                 // of the copies started since the last time
+void finish_copies(int latest_pending);  // of all closed groups but this many of the latest
+
+/// Throws std::logic_error unless the 16 bytes at `place` begin at a multiple of 16 in the block's shared memory.
+void demand_shared_16(const void* place, const char* instruction);
+
 }  // namespace dither::cuda_host

@@ -24,6 +24,8 @@ const std::map<std::string, std::string> kExempt = {
     {"allocated_bytes", "a counter: the cases of allocate and free read it"},
     {"allocation_count", "a counter: the cases of allocate read it"},
     {"description", "text for people, free to change"},
+    {"stream", "names the queue that cases of repeat and every run use"},
+    {"free_bytes", "a figure of the machine's: refusals of allocate show it"},
 };
 
 /// What stands for the backward pass where it is not simply X_backward.

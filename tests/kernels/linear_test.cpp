@@ -1,11 +1,13 @@
 // The three products of a linear layer as operations: formulas, epilogues, the bias gradient, and what they refuse.
 #include <cmath>
+#include <numbers>
 
 #include "base/error.h"
 #include "kernels/backend.h"
 #include "kernels/numerics/elementary.h"
 #include "tests/kernels/operation_test.h"
 #include "tests/kernels/tensors.h"
+#include "tests/kernels/test_backend.h"
 
 namespace dither {
 
@@ -14,8 +16,13 @@ namespace {
 using Catch::Matchers::ContainsSubstring;
 
 Backend& backend() {
-  static const std::unique_ptr<Backend> cpu = make_cpu_backend(2);
-  return *cpu;
+  static const std::unique_ptr<Backend> made = test_backend(2);
+  return *made;
+}
+/// The CPU's, whichever backend the others ask: some of its bits are its own.
+Backend& cpu() {
+  static const std::unique_ptr<Backend> made = make_cpu_backend(2);
+  return *made;
 }
 
 struct Sizes {
@@ -143,22 +150,67 @@ OPERATION_TEST(linear_forward, "reals stay within the roundings of the formula")
   }
 }
 
+/// y = gelu(pre_activation), computed and rounded as the CPU does.
+TestTensor gelu_of(const TestTensor& pre_activation) {
+  TestTensor y(pre_activation.type(), pre_activation.elements());
+  for (int64_t i = 0; i < y.elements(); ++i) y.set(i, gelu(static_cast<float>(pre_activation.get(i))));
+  return y;
+}
+
 // Catches: GELU of the unrounded sum (backward reads the rounded one), GELU before the bias, another GELU.
-OPERATION_TEST(linear_forward, "the GELU epilogue is linear followed by GELU, bit for bit") {
+OPERATION_TEST(linear_forward, "on the CPU the GELU epilogue is linear followed by GELU, bit for bit") {
   const auto type = GENERATE(DType::bf16, DType::fp32);
   for (const Sizes& s : kSizes) {
     const Layer layer = Layer::of_normals(s, type);
-    TestTensor plain(type, s.N * s.O), pre_activation(type, s.N * s.O), y(type, s.N * s.O), expected(type, s.N * s.O);
+    TestTensor plain(type, s.N * s.O), pre_activation(type, s.N * s.O), y(type, s.N * s.O);
     LinearForward op = layer.forward_into(plain);
     op.bias = layer.bias;
-    backend().linear_forward(op, {});
+    cpu().linear_forward(op, {});
     op.y = y;
     op.pre_activation = pre_activation;
     op.epilogue = Epilogue::gelu;
-    backend().linear_forward(op, {});
-    for (int64_t i = 0; i < y.elements(); ++i) expected.set(i, gelu(static_cast<float>(plain.get(i))));
+    cpu().linear_forward(op, {});
     REQUIRE(same_bits(pre_activation, plain));
-    REQUIRE(same_bits(y, expected));
+    REQUIRE(same_bits(y, gelu_of(pre_activation)));
+  }
+}
+
+// x is made of multiples of 1/128, so that sums s are exact in FP32, are rounded in BF16, and meet GELU where it bends.
+// A product may apply GELU to s or to pre_activation = RN(s), half an ulp or 2^-8 |s| away, where |gelu'| < 1.13. Its
+// tanh may be the device's, relative error 2^-11 (PTX's tanh.approx): 2^-12 |s| in 0.5 s (1 + tanh); ours errs by less
+// than 2^-20 max(1, |s|). Then y is rounded. FP32 leaves no such choice: there GELU is the CPU's.
+// Catches: GELU before the bias, of the product without it, or twice; pre_activation not written, or already GELU's.
+OPERATION_TEST(linear_forward, "the GELU epilogue keeps the rounded sum and is its GELU within the roundings") {
+  const auto type = GENERATE(DType::bf16, DType::fp32);
+  const bool biased = GENERATE(true, false);
+  for (const Sizes& s : kSizes) {
+    Layer layer = Layer::of_integers(s, type);
+    for (int64_t i = 0; i < layer.x.elements(); ++i) layer.x.set(i, layer.x.get(i) / 128);
+    std::vector<double> sums = layer.forward();
+    if (biased) {
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += layer.bias.get(static_cast<int64_t>(i) % s.O);
+    }
+    TestTensor pre_activation(type, s.N * s.O), y(type, s.N * s.O);
+    LinearForward op = layer.forward_into(y);
+    if (biased) op.bias = layer.bias;
+    op.pre_activation = pre_activation;
+    op.epilogue = Epilogue::gelu;
+    backend().linear_forward(op, {});
+    REQUIRE(same_bits(pre_activation, tensor_of(type, sums)));
+    REQUIRE(pre_activation.guard_intact());
+    REQUIRE(y.guard_intact());
+    if (type == DType::fp32) {
+      REQUIRE(same_bits(y, gelu_of(pre_activation)));
+      continue;
+    }
+    for (int64_t i = 0; i < y.elements(); ++i) {
+      const double x = sums[static_cast<size_t>(i)], u = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+      const double exact = 0.5 * x * (1 + std::tanh(u));
+      const double before = 1.13 * 0x1p-8 * std::fabs(x) + 0x1p-12 * std::fabs(x) + 0x1p-20;
+      const double bound = before + 0x1p-8 * (std::fabs(exact) + before);
+      CAPTURE(i, x, y.get(i), exact, bound);
+      REQUIRE(std::fabs(y.get(i) - exact) <= bound);
+    }
   }
 }
 
@@ -218,33 +270,74 @@ OPERATION_TEST(linear_weight_gradient, "accumulated over two halves of the token
   }
 }
 
+/// The bias gradient of `layer` by `asked`; accumulated onto zeros, which changes no bit of it.
+TestTensor bias_gradient(Backend& asked, const Layer& layer, DType type, bool accumulate) {
+  const Sizes& s = layer.s;
+  TestTensor d_weight = filled_tensor(type, s.O * s.I, 0), d_bias = filled_tensor(type, s.O, 0);
+  LinearWeightGradient op = layer.weight_gradient_into(d_weight);
+  op.d_bias = d_bias;
+  op.accumulate = accumulate;
+  REQUIRE(op.workspace_bytes() == (s.N + 63) / 64 * s.O * 4);
+  TestTensor workspace(DType::fp32, op.workspace_bytes() / 4);
+  op.workspace = workspace.fp32();
+  asked.linear_weight_gradient(op, {});
+  REQUIRE(d_bias.guard_intact());
+  REQUIRE(workspace.guard_intact());
+  return d_bias;
+}
+
+/// The same by blocks of 64 tokens in FP32, rounded once.
+TestTensor bias_gradient_by_blocks(const Layer& layer, DType type) {
+  const Sizes& s = layer.s;
+  TestTensor d_bias(type, s.O);
+  for (int64_t o = 0; o < s.O; ++o) {
+    float sum = 0;
+    for (int64_t first = 0; first < s.N; first += 64) {
+      float block = 0;
+      for (int64_t n = first; n < std::min(first + 64, s.N); ++n) {
+        block += static_cast<float>(layer.dy.get(n * s.O + o));
+      }
+      sum += block;
+    }
+    d_bias.set(o, sum);
+  }
+  return d_bias;
+}
+
+const std::vector<int64_t> kTokens = {1, 3, 17, 64, 100, 257, 2200};  // 2200: more than 32 blocks
+
+// Wherever it is a pass of its own: always on the CPU; on CUDA for FP32 operands and for what is accumulated.
 // Catches: sums in BF16, one running sum over all tokens, blocks of another size, a block whose last rows are lost.
 OPERATION_TEST(linear_weight_gradient, "the bias gradient adds blocks of 64 tokens, then the blocks") {
   const auto type = GENERATE(DType::bf16, DType::fp32);
-  const auto gradient_type = GENERATE(DType::bf16, DType::fp32);
-  for (const int64_t N : {1, 3, 17, 64, 100, 257}) {
-    const Sizes s{N, 8, 328};
-    const Layer layer = Layer::of_normals(s, type);
-    TestTensor d_weight(gradient_type, s.O * s.I), d_bias(gradient_type, s.O), expected(gradient_type, s.O);
-    LinearWeightGradient op = layer.weight_gradient_into(d_weight);
-    op.d_bias = d_bias;
-    REQUIRE(op.workspace_bytes() == (N + 63) / 64 * s.O * 4);
-    TestTensor workspace(DType::fp32, op.workspace_bytes() / 4);
-    op.workspace = workspace.fp32();
-    backend().linear_weight_gradient(op, {});
-    for (int64_t o = 0; o < s.O; ++o) {
-      float sum = 0;
-      for (int64_t first = 0; first < N; first += 64) {
-        float block = 0;
-        for (int64_t n = first; n < std::min(first + 64, N); ++n)
-          block += static_cast<float>(layer.dy.get(n * s.O + o));
-        sum += block;
-      }
-      expected.set(o, sum);
+  for (const int64_t N : kTokens) {
+    const Layer layer = Layer::of_normals({N, 8, 328}, type);
+    for (const DType gradient : {DType::bf16, DType::fp32}) {
+      const TestTensor expected = bias_gradient_by_blocks(layer, gradient);
+      REQUIRE(same_bits(bias_gradient(cpu(), layer, gradient, false), expected));
+      if (type == DType::fp32) REQUIRE(same_bits(bias_gradient(backend(), layer, gradient, false), expected));
+      if (gradient == DType::fp32) REQUIRE(same_bits(bias_gradient(backend(), layer, gradient, true), expected));
     }
-    REQUIRE(same_bits(d_bias, expected));
-    REQUIRE(d_bias.guard_intact());
-    REQUIRE(workspace.guard_intact());
+  }
+}
+
+// N terms are added in FP32 in some order: fewer than N roundings of partial sums no larger than sum |dy|; one more in
+// the end. Catches: sums in BF16, a token left out or taken twice, the gradient of another column.
+OPERATION_TEST(linear_weight_gradient, "the bias gradient is the sum over the tokens within its roundings") {
+  const auto gradient = GENERATE(DType::bf16, DType::fp32);
+  for (const int64_t N : kTokens) {
+    const Layer layer = Layer::of_normals({N, 8, 328}, DType::bf16);
+    const TestTensor d_bias = bias_gradient(backend(), layer, gradient, false);
+    for (int64_t o = 0; o < layer.s.O; ++o) {
+      double exact = 0, magnitudes = 0;
+      for (int64_t n = 0; n < N; ++n) {
+        exact += layer.dy.get(n * layer.s.O + o);
+        magnitudes += std::fabs(layer.dy.get(n * layer.s.O + o));
+      }
+      const double sums = static_cast<double>(N) * 0x1p-24 * magnitudes;
+      const double last = gradient == DType::bf16 ? 0x1p-8 : 0x1p-24;
+      REQUIRE(std::fabs(d_bias.get(o) - exact) <= sums + last * (std::fabs(exact) + sums));
+    }
   }
 }
 

@@ -9,10 +9,17 @@
 
 namespace dither {
 
-static const TestedOperation kTested[] = {TestedOperation("allocate"),       TestedOperation("free"),
-                                          TestedOperation("copy"),           TestedOperation("zero"),
-                                          TestedOperation("copy_from_host"), TestedOperation("copy_to_host"),
-                                          TestedOperation("synchronize")};
+static const TestedOperation kTested[] = {TestedOperation("allocate"),
+                                          TestedOperation("free"),
+                                          TestedOperation("copy"),
+                                          TestedOperation("zero"),
+                                          TestedOperation("copy_from_host"),
+                                          TestedOperation("copy_to_host"),
+                                          TestedOperation("synchronize"),
+                                          TestedOperation("repeat"),
+                                          TestedOperation("algorithms"),
+                                          TestedOperation("use_algorithms"),
+                                          TestedOperation("tune")};
 
 // Catches: memory that is not cleared when it was used before, a lost alignment, counters that forget a release.
 TEST_CASE("allocated memory is zero, aligned and counted") {
@@ -104,6 +111,18 @@ TEST_CASE("the backend describes itself in one line") {
   REQUIRE_THAT(make_cpu_backend(3)->description(), StartsWith("CPU, 3 threads, "));
   REQUIRE_THROWS_WITH(make_cpu_backend(-1),
                       "CPU backend: the number of threads is -1, needs at least 0 (0 = all cores)");
+}
+
+TEST_CASE("the CPU calls repeated work each time, and has no algorithms to choose from") {
+  const auto backend = make_cpu_backend(1);
+  int called = 0;
+  for (int i = 0; i < 3; ++i) backend->repeat(1, backend->stream(), [&] { ++called; });
+  REQUIRE(called == 3);
+  REQUIRE(backend->algorithms().empty());
+  using Catch::Matchers::ContainsSubstring;
+  REQUIRE_THROWS_WITH(backend->use_algorithms("{}", "a.json"),
+                      ContainsSubstring("a.json: a table of algorithms is for CUDA, and this run is on CPU, 1 thread"));
+  REQUIRE_THROWS_WITH(backend->tune(true), ContainsSubstring("there is nothing to tune on CPU, 1 thread"));
 }
 
 }  // namespace dither

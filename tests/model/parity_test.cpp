@@ -12,6 +12,7 @@
 #include "src/model/model.h"
 #include "src/model/plain_parameters.h"
 #include "tests/catch.h"
+#include "tests/kernels/test_backend.h"
 
 using namespace dither;
 
@@ -107,7 +108,7 @@ void set_weights(const SafetensorsFile& file, const ParameterTable& table, Plain
 Run run(const SafetensorsFile& file, const std::string& strategy, const std::vector<std::string>& changes = {}) {
   const Config config = config_of(file, strategy, changes);
   const ParameterTable table(config);
-  const std::unique_ptr<Backend> backend = make_cpu_backend(2);
+  const std::unique_ptr<Backend> backend = test_backend(2);
   auto* scalars = static_cast<StepScalars*>(backend->allocate(sizeof(StepScalars)));
   const PlainParameters::Options options = {.weight = strategy_info(config.precision.strategy).weight,
                                             .gradient = config.precision.gradient,
@@ -209,7 +210,7 @@ SafetensorsFile fixture(const std::string& name) {
 
 // Catches: any error in a formula of forward or backward, in the order of heads or of packed rows, in a Hugging Face
 // name or layout, in the loss mask; a tied gradient that lacks one of its two parts; a rotation of the wrong pairs.
-TEST_CASE("in FP32 loss and every gradient agree with transformers") {
+TEST_CASE("in FP32 loss and every gradient agree with transformers", "[parity]") {
   const std::string name = GENERATE(from_range(std::begin(kFixtures), std::end(kFixtures)));
   CAPTURE(name);
   const SafetensorsFile file = fixture(name);
@@ -226,7 +227,8 @@ TEST_CASE("in FP32 loss and every gradient agree with transformers") {
 
 // Catches: a rounding too many or in the wrong place, FP32 sums that became BF16, a gradient kept too narrow; a weight
 // or bias of mixed_autocast that a product reads without its cast.
-TEST_CASE("in BF16 every gradient points where transformers' does, with BF16 weights and with FP32 ones cast for use") {
+TEST_CASE("in BF16 every gradient points where transformers' does, with BF16 weights and with FP32 ones cast for use",
+          "[parity]") {
   const std::string name = GENERATE(from_range(std::begin(kFixtures), std::end(kFixtures)));
   const std::string strategy = GENERATE("bf16", "mixed_autocast");
   CAPTURE(name, strategy);
@@ -242,7 +244,7 @@ TEST_CASE("in BF16 every gradient points where transformers' does, with BF16 wei
 }
 
 // Catches: any other difference between the two than the products. With FP32 products there is none.
-TEST_CASE("mixed_autocast with FP32 products is fp32, bit for bit") {
+TEST_CASE("mixed_autocast with FP32 products is fp32, bit for bit", "[parity]") {
   const std::string name = GENERATE(from_range(std::begin(kFixtures), std::end(kFixtures)));
   const SafetensorsFile file = fixture(name);
   const Run fp32 = run(file, "fp32"), autocast = run(file, "mixed_autocast", {"precision.compute=fp32"});
@@ -253,7 +255,7 @@ TEST_CASE("mixed_autocast with FP32 products is fp32, bit for bit") {
 }
 
 // Catches: fixtures or bounds too mild to notice what they are there for.
-TEST_CASE("a small fault in the model exceeds the FP32 bound") {
+TEST_CASE("a small fault in the model exceeds the FP32 bound", "[parity]") {
   struct Fault {
     const char* fixture;
     const char* change;

@@ -8,53 +8,11 @@
 #include <limits>
 
 #include "tests/catch.h"
-#include "tests/training/tiny_run.h"
+#include "tests/training/outcome.h"
 
 namespace dither {
 
 namespace {
-
-/// A run of some steps: what it logged, and the bits of its whole state.
-struct Outcome {
-  std::vector<StepRecord> records;
-  std::vector<char> state;
-
-  bool same_bits(const Outcome& other) const {
-    if (records.size() != other.records.size() || state != other.state) return false;
-    for (size_t i = 0; i < records.size(); ++i) {
-      const StepRecord &a = records[i], &b = other.records[i];
-      if (a.loss != b.loss || a.gradient_norm != b.gradient_norm || a.clip_factor != b.clip_factor) return false;
-      if (a.measures.model.edq != b.measures.model.edq) return false;
-      if (a.measures.model.edq_full != b.measures.model.edq_full) return false;
-      if (a.measures.model.imprecision != b.measures.model.imprecision) return false;
-    }
-    return true;
-  }
-};
-
-std::vector<char> state_of(Engine& engine) {
-  std::vector<char> bytes;
-  for (const StateArray& array : engine.optimizer().state()) {
-    const int64_t size = array.elements * size_of(array.view.type);
-    const size_t begin = bytes.size();
-    bytes.resize(begin + static_cast<size_t>(size));
-    engine.backend().copy_to_host(bytes.data() + begin, array.view.data, size, engine.stream());
-  }
-  engine.backend().synchronize(engine.stream());
-  return bytes;
-}
-
-Outcome run(const Config& config, int64_t steps) {
-  const TemporaryFolder folder;
-  const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
-  Engine engine(config);
-  engine.optimizer().initialise();
-  Trainer trainer(engine, shards);
-  Outcome outcome;
-  for (int64_t i = 0; i < steps; ++i) outcome.records.push_back(trainer.step().record);
-  outcome.state = state_of(engine);
-  return outcome;
-}
 
 std::vector<std::pair<Strategy, std::string>> all_strategies() {
   std::vector<std::pair<Strategy, std::string>> list;

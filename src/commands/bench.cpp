@@ -1,0 +1,110 @@
+// dither bench CONFIG: how fast every operation and a whole step are, beside what the device could do.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fstream>
+#include <memory>
+
+#include "base/error.h"
+#include "src/benchmark/report.h"
+#include "src/commands/commands.h"
+#include "src/commands/common.h"
+
+namespace dither {
+
+namespace {
+
+constexpr int64_t kCpuTokens = 2048;  // of a step on the CPU: seconds rather than the hour of half a million
+
+struct Options {
+  std::string config = "configs/gpt2-124m.json";
+  std::vector<std::string> assignments;
+  std::vector<std::string> operations;
+  std::string json;
+  bool quick = false;
+};
+
+/// The config; on the CPU, unless the batch was chosen with --set, with a step of at most kCpuTokens.
+Config config_of(const Options& options) {
+  std::vector<std::string> warnings;
+  const Config config = load_config(options.config, options.assignments, warnings);
+  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  const auto chooses_batch = [](const std::string& text) { return text.rfind("batch.", 0) == 0; };
+  const bool chosen = std::any_of(options.assignments.begin(), options.assignments.end(), chooses_batch);
+  if (uses_cuda(config) || chosen || config.batch.tokens_per_step <= kCpuTokens) return config;
+  const int64_t T = config.model.sequence_length;
+  const int64_t sequences = std::clamp<int64_t>(kCpuTokens / T, 1, config.batch.micro_batch_size);
+  std::vector<std::string> assignments = options.assignments;
+  assignments.push_back(fmt::format("batch.micro_batch_size={}", sequences));
+  assignments.push_back(fmt::format("batch.tokens_per_step={}", sequences * T));
+  return load_config(options.config, assignments, warnings);
+}
+
+void print_now(const std::string& text) {
+  fmt::print("{}", text);
+  std::fflush(stdout);
+}
+
+/// Opened before anything is measured, so that a wrong path costs no time.
+std::ofstream open_for_writing(const std::string& path) {
+  std::ofstream file(path);
+  if (!file) throw Error(path + " cannot be written");
+  return file;
+}
+
+void bench(const Options& options) {
+  const Effort effort = options.quick ? kQuick : Effort{};
+  BenchmarkReport report;
+  report.quick = options.quick;
+  report.config = config_of(options);
+  report.parameters = ParameterTable(report.config).counted_elements();
+  const std::vector<Case> cases = chosen_cases(report.config, options.operations);
+  std::ofstream file;
+  if (!options.json.empty()) file = open_for_writing(options.json);
+
+  auto owned = std::make_unique<TimedBackend>(make_backend(report.config));
+  TimedBackend& backend = *owned;
+  report.device = backend.description();
+  report.ceilings = measure_ceilings(backend, report.config.precision.compute, effort);
+  print_now(heading_of(report));
+  for (const Case& c : cases) {
+    report.operations.push_back(measure(backend, c, report.ceilings, effort));
+    print_now(line_of(report.operations.back()));
+  }
+  if (options.operations.empty()) {
+    Engine engine(report.config, std::move(owned));
+    report.step = measure_step(engine, backend, report.ceilings, effort.step_seconds);
+    report.has_step = true;
+    print_now(step_table_of(report));
+  }
+  if (options.json.empty()) return;
+  file << json_of(report);
+  file.close();
+  if (!file) throw Error(options.json + " cannot be written");
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("bench", "Time every operation and a whole step against the device's limits");
+  command
+      ->add_option("CONFIG", options->config,
+                   "Config that says model, types and batch; default: configs/gpt2-124m.json")
+      ->type_name("");
+  command->add_option("--operation", options->operations, "Only this operation, and no step; repeatable")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  command->add_option("--json", options->json, "Write every figure to this file too")->type_name("FILE");
+  command->add_flag("--quick", options->quick, "Little time and memory: shows that everything runs, not how fast");
+  add_set_option(*command, options->assignments);
+  command->footer(
+      "Needs no data: tokens and tensors are random. docs/benchmarking.md explains the columns.\n"
+      "On the CPU a step has 2,048 tokens unless --set batch.... says otherwise.\n\n"
+      "Example:\n  dither bench configs/gpt2-124m.json --json bench.json\n"
+      "  dither bench --operation attention_forward --operation attention_backward");
+  command->callback([options] { bench(*options); });
+}
+
+}  // namespace dither
