@@ -12,7 +12,7 @@
 //         while it computes. Grid B * H * ceil(T / 128), the last queries of a head, which see most keys, first; the
 //         blocks of a head follow each other, so its keys stay in the second level cache.
 //         768 D bytes of shared memory: two blocks an SM at D = 128 on Hopper.
-// Order   keys rise; a lane sums its own columns, four lanes add up at the end. Bits depend on T and D alone.
+// Order   keys rise; a lane sums its own columns, four lanes add up at the end. Bits depend on D alone.
 // Masks   where a warp meets its diagonal alone; a warp skips the tile that lies behind its last query. Rows behind T
 //         are zeros on the way in and are not stored.
 #include <cmath>
@@ -56,8 +56,7 @@ struct ForwardRows {
 /// Scores of keys behind their query become -Inf. `ahead`: the warp's first query minus the first key.
 template <int N>
 __device__ __forceinline__ void mask_future(float (&s)[kGroups][N][4], int ahead) {
-  const int last =
-      ahead + group_of_lane() - pair_of_lane();  // this lane's last column, from its first, in its first row
+  const int last = ahead + group_of_lane() - pair_of_lane();  // column seen in this lane's first row, from its first
   DITHER_UNROLL
   for (int i = 0; i < kGroups * N * 4; ++i) {
     const int m = i / (4 * N), n = i / 4 % N, half = i / 2 % 2, odd = i % 2;

@@ -223,8 +223,7 @@ __device__ __forceinline__ void meet_keys(QueryRows<D>& rows, const Bf16* querie
   float s[kQueryGroups][N][4] = {}, dp[kQueryGroups][N][4] = {};
   add_scores<D>(s, queries, row, keys);
   add_scores<D>(dp, d_out, row, values);
-  const int last =
-      ahead + group_of_lane() - pair_of_lane();  // this lane's last column, from its first, in its first row
+  const int last = ahead + group_of_lane() - pair_of_lane();  // column seen in this lane's first row, from its first
   DITHER_UNROLL
   for (int i = 0; i < kQueryGroups * N * 4; ++i) {
     const int m = i / (4 * N), n = i / 4 % N, half = i / 2 % 2, odd = i % 2;

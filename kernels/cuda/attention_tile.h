@@ -5,7 +5,8 @@
 //   weighted   C[16 M, D] += W[16 M, 16 K] * 16 K rows of a tile, W in registers: scores made weights and packed
 //
 // A tile is [rows, D] BF16. A row is cut into chunks of 16 bytes, and where its chunks lie is turned by the row's
-// number: ldmatrix reads the same chunk of eight neighbouring rows, which so fall on all 32 banks once.
+// number: ldmatrix reads the same chunk of eight neighbouring rows, which so fall on all 32 banks once. Tiles, and the
+// first row of each warp in them, begin at multiples of 128 bytes.
 #pragma once
 
 #include <type_traits>
@@ -25,7 +26,6 @@ namespace dither {
 #endif
 
 constexpr int kAttentionThreads = 128;
-constexpr int kAttentionWarps = kAttentionThreads / kWarpLanes;
 constexpr float kLog2E = 1.44269504f;
 
 __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x % kWarpLanes); }
@@ -165,7 +165,7 @@ __device__ __forceinline__ void store_rows(Bf16* to, int64_t stride, int count, 
       }
     }
   }
-  __syncwarp();
+  __syncwarp();  // lanes read what others of the warp wrote
   DITHER_UNROLL
   for (int i = 0; i < 16 * M * kChunks / kWarpLanes; ++i) {
     const int place = i * kWarpLanes + lane_of_thread();

@@ -53,7 +53,7 @@ void Staging::copy(void* to, const void* from, int64_t bytes, cudaStream_t strea
     next_ = (next_ + 1) % kSlots;
     check_cuda(cudaEventSynchronize(read), "copy_from_host");  // of a slot never used: at once
     std::memcpy(slot, static_cast<const char*>(from) + begin, count);
-    check_cuda(cudaMemcpyAsync(static_cast<char*>(to) + begin, slot, count, cudaMemcpyHostToDevice, stream),
+    check_cuda(cudaMemcpyAsync(static_cast<char*>(to) + begin, slot, count, cudaMemcpyDefault, stream),
                "copy_from_host");
     check_cuda(cudaEventRecord(read, stream), "copy_from_host");
   }
@@ -116,7 +116,7 @@ void CudaBackend::copy_from_host(void* to, const void* from, int64_t bytes, Stre
 }
 
 void CudaBackend::copy_to_host(void* to, const void* from, int64_t bytes, Stream stream) {
-  check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_of(stream)),
+  check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_of(stream)),
              "copy_to_host");
 }
 

@@ -66,7 +66,8 @@ struct AttentionBackward {
   int64_t B, T;
   int H, Hkv, D;
   float scale;
-  void* workspace;  // workspace_bytes(): FP32 [B,H,T], row sums of d_out * out, then [B,H,T',D], the gradient of q
+  void* workspace;  // workspace_bytes(), each backend's own; the CPU: FP32 [B,H,T], row sums of d_out * out, then
+                    // [B,H,T',D], the gradient of q
   int64_t workspace_bytes() const { return B * H * (T + (T + 3) / 4 * 4 * D) * 4; }  // T' = T rounded up to 4
   void check() const;
   int64_t bytes() const;  // work.h

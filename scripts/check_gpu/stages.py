@@ -20,6 +20,11 @@ CURVES = ROOT / "tests/fixtures/curves"
 OPERATIONS = "~[strategies]~[parity]~[training]"
 
 
+# A model that the host computes in no time.
+TINY = ("model.layers=1", "model.hidden=64", "model.heads=2", "model.kv_heads=2", "model.head_size=32", "model.ffn=128",
+        "model.sequence_length=64", "batch.micro_batch_size=2")
+
+
 class Failed(Exception):
     """A check that did not hold."""
 
@@ -107,9 +112,9 @@ def determinism(place):
     folder = place.scratch("determinism")
     corpus.write_shards(folder / "data", 4096, 200_000, 20_000)
     settings = [f"data.train={folder}/data/train_*.bin", "data.validation=", "steps=6", "sampling.every_steps=0",
-                "model.vocabulary=4096", "batch.tokens_per_step=8192" if not place.host else "batch.tokens_per_step=1024",
-                "batch.micro_batch_size=" + ("8" if not place.host else "2"), "evaluation.every_steps=0"]
-    settings += ["model.layers=2", "steps=3"] if place.host else []
+                "model.vocabulary=4096", "evaluation.every_steps=0", "batch.tokens_per_step=8192", "batch.micro_batch_size=8"]
+    if place.host:
+        settings += [*TINY, "batch.tokens_per_step=512", "steps=4"]
     losses = [[step["loss"] for step in place.train(folder, name, "configs/quickstart.json", settings)] for name in ("a", "b")]
     if losses[0] != losses[1]:
         raise Failed(f"losses differ: {losses}")
@@ -145,9 +150,7 @@ def curves(place):
         folder = place.scratch(f"curves-{name}")
         settings = curve_settings(name, folder)
         if place.host:  # a small model, against the CPU in the same minute
-            settings += ["model.layers=1", "model.hidden=64", "model.heads=2", "model.kv_heads=2", "model.head_size=32",
-                         "model.ffn=128", "model.vocabulary=4096", "model.sequence_length=64", "batch.micro_batch_size=2",
-                         "batch.tokens_per_step=128", "steps=10"]
+            settings += [*TINY, f"model.vocabulary={CURVE_VOCABULARY}", "batch.tokens_per_step=128", "steps=10"]
         steps = place.train(folder, "cuda", "configs/gpt2-124m.json", settings)
         if not place.host:
             expected = [float(line.split(",")[1]) for line in (CURVES / f"{name}.csv").read_text().splitlines()[1:]]
@@ -190,9 +193,7 @@ def train(place):
     settings = [f"data.train={folder}/data/train_*.bin", "data.validation=", "evaluation.every_steps=0", "steps=50",
                 "sampling.every_steps=0", "optimizer.schedule.warmup_steps=10", "precision.strategy=bf16_sr"]
     if place.host:
-        settings += ["model.layers=1", "model.hidden=64", "model.heads=2", "model.kv_heads=2", "model.head_size=32",
-                     "model.ffn=128", "model.vocabulary=16384", "model.sequence_length=64", "batch.micro_batch_size=2",
-                     "batch.tokens_per_step=128", "steps=6"]
+        settings += [*TINY, "model.vocabulary=16384", "batch.tokens_per_step=128", "steps=6"]
     steps = place.train(folder, "run", "configs/gpt2-124m.json", settings)
     if not steps[-1]["loss"] < steps[0]["loss"]:
         raise Failed(f"the loss went from {steps[0]['loss']} to {steps[-1]['loss']}")
@@ -208,9 +209,9 @@ def bench(place):
             continue
         output = place.scratch(f"bench-{name}") / "bench.json"
         command = [place.program("dither"), "bench", f"configs/{name}.json", "--json", output, "--set", "device=cuda"]
-        for setting in ("model.layers=1", "model.hidden=64", "model.heads=2", "model.kv_heads=2", "model.head_size=32",
-                        "model.ffn=128", "model.vocabulary=256", "model.sequence_length=32", "batch.micro_batch_size=2",
-                        "batch.tokens_per_step=64") if place.host else ():
+        if place.host:
+            command.append("--quick")
+        for setting in (*TINY, "model.vocabulary=256", "batch.tokens_per_step=128") if place.host else ():
             command += ["--set", setting]
         place.output(command)
         figures[name] = json.loads(output.read_text())

@@ -50,11 +50,11 @@ TEST_CASE("losses and gradient norms on CUDA are the CPU's but for rounding", "[
 }
 
 // Catches: floating-point atomics, a race, memory read before it is written, a replay that differs from the first run.
-TEST_CASE("two runs on CUDA have the same bits, every strategy", "[training]") {
-  for (const StrategyInfo& info : kStrategies) {
-    const Config config = on("cuda", short_config(info.id, Architecture::llama));
+TEST_CASE("two runs on CUDA have the same bits", "[training]") {
+  for (const Strategy strategy : {Strategy::bf16_sr, Strategy::mixed, Strategy::collage_plus}) {
+    const Config config = on("cuda", short_config(strategy, Architecture::llama));
     const Outcome first = run(config, 3);
-    INFO(info.name);
+    INFO(strategy_info(strategy).name);
     CHECK(run(config, 3).same_bits(first));
   }
 }

@@ -156,7 +156,7 @@ TEST_CASE("the algorithms of a run can be given to another one") {
   first->linear_forward(product, first->stream());
   first->synchronize(first->stream());
   const std::string table = first->algorithms();
-  REQUIRE_THAT(table, ContainsSubstring("\"forward\"") && ContainsSubstring("64"));
+  REQUIRE_THAT(table, ContainsSubstring("\"linear_forward\"") && ContainsSubstring("64"));
 
   const auto second = make_cuda_backend(0);
   second->use_algorithms(table, "the first run's table");

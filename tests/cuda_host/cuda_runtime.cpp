@@ -250,14 +250,6 @@ cudaError_t cudaDeviceSynchronize() {
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  if (unknown(stream) || event == nullptr) return cudaErrorInvalidResourceHandle;
-  CudaHostStream* other = event->stream;
-  const uint64_t place = event->place;
-  if (other != nullptr && other != stream) enqueue(stream, [=] { other->run_until(place); });
-  return cudaSuccess;
-}
-
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CudaHostEvent();
@@ -308,11 +300,6 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (stream == nullptr || unknown(stream) || stream->captured == nullptr) return cudaErrorInvalidResourceHandle;
   *graph = std::exchange(stream->captured, nullptr);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* count) {
-  *count = graph->work.size();
   return cudaSuccess;
 }
 

@@ -25,7 +25,7 @@ constexpr unsigned char kPoison = 0xFF;  // NaN in every floating-point type, -1
 
 Order g_order;
 
-enum class State { ready, at_barrier, in_warp, ended };
+enum class State { ready, at_barrier, in_warp, at_event, ended };
 
 /// What the lanes of a warp hand to each other. Two rounds are kept: a lane may bring its value to the next exchange
 /// while others have yet to read the last one.
@@ -49,11 +49,12 @@ struct Thread {
   Fiber fiber;
   State state = State::ended;
   ThreadPlace place;
-  unsigned index = 0;        // in the block
-  unsigned round = 0;        // exchanges of its warp done, modulo 2
-  const char* where = "";    // it waits, for messages
-  std::vector<Copy> copies;  // in the order of their start
-  int64_t group = 0;         // that copies join now
+  unsigned index = 0;           // in the block
+  unsigned round = 0;           // exchanges of its warp done, modulo 2
+  const char* where = "";       // it waits, for messages
+  const void* event = nullptr;  // that it waits for
+  std::vector<Copy> copies;     // in the order of their start
+  int64_t group = 0;            // that copies join now
 };
 
 constexpr std::align_val_t kSharedAlignment{128};  // the device's
@@ -82,19 +83,29 @@ class Block {
   void release_warp(const Thread& t) {
     const unsigned first = t.index / kWarp * kWarp;
     for (unsigned i = first; i < std::min<unsigned>(first + kWarp, count_); ++i) {
-      if (threads_[i]->state != State::in_warp) continue;
-      threads_[i]->state = State::ready;
-      released_ = std::min(released_, place_in_order_[i]);
+      if (threads_[i]->state == State::in_warp) release(i);
     }
   }
+  void release_event(const void* event) {
+    for (unsigned i = 0; i < count_; ++i) {
+      if (threads_[i]->state == State::at_event && threads_[i]->event == event) release(i);
+    }
+  }
+  std::unique_ptr<BlockState>& extra() { return extra_; }
+  int64_t shared_bytes() const { return shared_bytes_; }
 
  private:
   void start_threads(dim3 grid, dim3 index, dim3 size, const std::function<void()>& body);
   void draw_order(std::mt19937_64& random);
   void shuffle_order(std::mt19937_64& random);
+  void release(unsigned thread) {
+    threads_[thread]->state = State::ready;
+    released_ = std::min(released_, place_in_order_[thread]);
+  }
   bool run_ready();
   bool release_barrier();
   std::string waiting_threads() const;
+  std::string unfinished() const { return extra_ == nullptr ? "" : extra_->unfinished(); }
 
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
@@ -105,6 +116,7 @@ class Block {
   int64_t shared_bytes_ = 0;
   unsigned count_ = 0;
   Thread* current_ = nullptr;
+  std::unique_ptr<BlockState> extra_;
   std::exception_ptr thrown_;
 };
 
@@ -182,7 +194,7 @@ bool Block::release_barrier() {
   bool any = false;
   for (unsigned i = 0; i < count_; ++i) {
     const State s = threads_[i]->state;
-    if (s == State::in_warp || s == State::ready) return false;
+    if (s == State::in_warp || s == State::at_event || s == State::ready) return false;
     any |= s == State::at_barrier;
   }
   for (unsigned i = 0; i < count_ && any; ++i) {
@@ -208,6 +220,7 @@ void Block::run(dim3 grid, dim3 index, dim3 size, int64_t shared_bytes, const st
   shared_.reset(new (kSharedAlignment) unsigned char[static_cast<size_t>(shared_bytes)]);  // apart: overruns are seen
   std::fill_n(shared_.get(), shared_bytes, kPoison);
   thrown_ = nullptr;
+  extra_ = nullptr;
   start_threads(grid, index, size, body);
   std::mt19937_64 random(g_order.seed * 0x9E3779B97F4A7C15ull + index.x + 0x10001ull * index.y +
                          0x1000003ull * index.z);
@@ -217,10 +230,11 @@ void Block::run(dim3 grid, dim3 index, dim3 size, int64_t shared_bytes, const st
   t_block = nullptr;
   const bool stuck =
       std::any_of(threads_.begin(), threads_.begin() + count_, [](const auto& t) { return t->state != State::ended; });
-  const std::string who = stuck ? waiting_threads() : "";
+  const std::string who = stuck ? waiting_threads() : "", left = unfinished();
   if (stuck) threads_.clear();  // fibers that stand in the middle of a kernel cannot be used again
   if (thrown_) std::rethrow_exception(thrown_);
-  if (stuck) throw std::logic_error("threads of a block wait for each other for ever:" + who);
+  if (stuck) throw std::logic_error("threads of a block wait for each other for ever:" + who + left);
+  if (!left.empty()) throw std::logic_error("a block ends with work that it has not waited for:" + left);
 }
 
 /// The running lane has brought what it brings to this round: waits until all have. The last one runs `last` first.
@@ -322,6 +336,16 @@ void finish_copies(int latest_pending) {
   }
   self.copies.erase(self.copies.begin(), pending);
 }
+
+std::unique_ptr<BlockState>& block_state() { return t_block->extra(); }
+unsigned thread_in_block() { return t_block->current().index; }
+int64_t shared_bytes() { return t_block->shared_bytes(); }
+
+void wait_for(const void* event, const char* where) {
+  t_block->current().event = event;
+  t_block->wait(State::at_event, where);
+}
+void happened(const void* event) { t_block->release_event(event); }
 
 void set_order(Order order) { g_order = order; }
 

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <string>
 
 #include "tests/cuda_host/runtime.h"
 
@@ -47,5 +49,20 @@ void finish_copies(int latest_pending);  // of all closed groups but this many o
 
 /// Throws std::logic_error unless the 16 bytes at `place` begin at a multiple of 16 in the block's shared memory.
 void demand_shared_16(const void* place, const char* instruction);
+
+/// What the twins of Hopper's asynchronous instructions (ptx_hopper.cpp) keep for a block.
+class BlockState {
+ public:
+  virtual ~BlockState() = default;
+  /// What has been started but not waited for, for messages: a block that ends with any throws std::logic_error.
+  virtual std::string unfinished() const = 0;
+};
+std::unique_ptr<BlockState>& block_state();  // of the running block; null when it begins
+unsigned thread_in_block();
+int64_t shared_bytes();
+
+/// The running thread waits until another one says that the event has happened; `where` is for messages.
+void wait_for(const void* event, const char* where);
+void happened(const void* event);
 
 }  // namespace dither::cuda_host

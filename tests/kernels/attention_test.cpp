@@ -207,7 +207,31 @@ OPERATION_TEST(attention_backward, "agrees with the FP64 gradient for every head
   REQUIRE(t.d_qkv.guard_intact());
 }
 
-// Catches: a wrong formula in the reference of the test above.
+// With equal keys and values every weight is the same, out is the value itself, and d_out . v = delta: integers, so
+// that the sums are exact in any order and ds is 0. Catches what the bound above is too wide for: a delta of another
+// row or head, or a little off.
+TEST_CASE("attention_backward: values that are all equal send no gradient to queries and keys") {
+  const int D = GENERATE(64, 128);
+  const Shape s{.B = 2, .T = 140, .H = 4, .Hkv = 2, .D = D};
+  Tensors t(s, DType::bf16);
+  t.qkv = integer_tensor(DType::bf16, t.qkv.elements(), 3, 2);
+  t.d_out = integer_tensor(DType::bf16, t.d_out.elements(), 4, 4);
+  for (int64_t i = 0; i < t.qkv.elements(); ++i) {
+    if (i % s.row() >= s.H * s.D) t.qkv.set(i, t.qkv.get(i % s.row()));  // the first token's key or value
+  }
+  run_forward(s, t);
+  run_backward(s, t);
+  int64_t wrong = 0, alive = 0;
+  for (int64_t i = 0; i < t.d_qkv.elements(); ++i) {
+    const bool value = i % s.row() >= (s.H + s.Hkv) * s.D;
+    wrong += !value && t.d_qkv.get(i) != 0;
+    alive += value && t.d_qkv.get(i) != 0;
+  }
+  REQUIRE(wrong == 0);
+  REQUIRE(alive > 0);
+}
+
+// Catches: a wrong formula in the reference of these tests.
 TEST_CASE("attention_backward: the reference's gradient is that of its own forward") {
   const Shape s{.B = 1, .T = 5, .H = 2, .Hkv = 1, .D = 32};
   Tensors t(s, DType::fp32);
