@@ -18,6 +18,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cuda/attention_hopper.h"
 #include "kernels/cuda/attention_plain.h"
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/kernels.h"
@@ -205,6 +206,7 @@ namespace cuda {
 void attention_forward(const AttentionForward& op, Stream stream) {
   op.check();
   if (op.qkv.type == DType::fp32) return plain_attention_forward(op, stream);
+  if (hopper_attention_fits(op)) return hopper_attention_forward(op, stream);
   with_head_size(op.D, [&](auto size) {
     constexpr int D = decltype(size)::value;
     launch({"attention_forward", static_cast<unsigned>(op.B * op.H * blocks_of(op.T, kQueries)), kAttentionThreads,

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -66,14 +67,20 @@ def machine(place):
     """What computes. On the host nothing here speaks of a GPU."""
     if place.host:
         return {"device": f"host execution on {platform.processor() or platform.machine()}", "cores": os.cpu_count()}
-    query = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-                           capture_output=True, text=True, check=False)
-    if query.returncode != 0:
+    found = text_of(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+    if not found:
         sys.exit("error: nvidia-smi finds no GPU here; --host BUILD runs the checks on the host")
-    name, driver, memory = query.stdout.strip().split("\n")[0].split(", ")
-    nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
-    release = nvcc.partition("release ")[2].partition(",")[0]
+    name, driver, memory = found.split("\n")[0].split(", ")
+    release = text_of(["nvcc", "--version"]).partition("release ")[2].partition(",")[0]
     return {"device": name, "driver": driver, "memory": memory, "cuda": release or "unknown", "cores": os.cpu_count()}
+
+
+def text_of(command):
+    """What a program prints; "" where there is none, or it fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def commit(place):
