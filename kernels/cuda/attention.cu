@@ -18,6 +18,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/error.h"
 #include "kernels/cuda/attention_hopper.h"
 #include "kernels/cuda/attention_plain.h"
 #include "kernels/cuda/attention_tile.h"
@@ -207,6 +208,12 @@ void attention_forward(const AttentionForward& op, Stream stream) {
   op.check();
   if (op.qkv.type == DType::fp32) return plain_attention_forward(op, stream);
   if (hopper_attention_fits(op)) return hopper_attention_forward(op, stream);
+  mma_attention_forward(op, stream);
+}
+
+void mma_attention_forward(const AttentionForward& op, Stream stream) {
+  op.check();
+  DITHER_ASSERT(op.qkv.type == DType::bf16);
   with_head_size(op.D, [&](auto size) {
     constexpr int D = decltype(size)::value;
     launch({"attention_forward", static_cast<unsigned>(op.B * op.H * blocks_of(op.T, kQueries)), kAttentionThreads,

@@ -34,7 +34,7 @@ constexpr int kGroupThreads = 128;
 constexpr int kThreads = 3 * kGroupThreads;
 constexpr int kStages = 2;
 // A thread starts with 65536 / 384 registers, rounded down to 8. The fetching warpgroup needs few of its own.
-constexpr int kStartRegisters = 168, kConsumerRegisters = 240, kProducerRegisters = 24;
+constexpr int kStartRegisters = 168, kConsumerRegisters = 232, kProducerRegisters = 40;
 static_assert(2 * kConsumerRegisters + kProducerRegisters <= 3 * kStartRegisters);
 
 constexpr int kBoxBytes = kRows * kBoxRowBytes;
@@ -333,7 +333,6 @@ void start(const AttentionForward& op, Stream stream) {
          stream, hopper_forward_kernel<D>, op, op.scale * kLog2E, heads);
 }
 
-/// Asked once: a process uses one device.
 bool device_is_hopper() {
   static const bool hopper = [] {
     int device = 0;

@@ -1,15 +1,15 @@
 // The bias gradient of a linear layer by itself, for products whose epilogue does not have it.
 //
-//   sums[b,o] = sum of dy[n,o] over the kRows tokens n of block b      db[o] = RN((db[o] where accumulated) + sum_b
-//   sums[b,o])
+//   sums[b,o] = sum of dy[n,o] over the kRows tokens n of block b
+//   db[o] = RN((db[o] where accumulated) + sum over b of sums[b,o])
 //
 // Shapes  dy [N,O], BF16 or FP32; sums FP32 [ceil(N / kRows),O], the workspace; db [O], BF16 or FP32. O % 8 == 0.
-// Launch  first: a thread for eight neighbouring columns of one block of tokens, in warps of their own. Second: a
-// thread
-//         a column. No shared memory, no barrier.
+// Launch  first: a thread for eight neighbouring columns of one block of tokens, in warps of their own. Second:
+//         block_sums.h. No shared memory, no barrier.
 // Order   n rising within a block, then blocks rising, each from 0: the CPU's, so that db has its bits.
-// Floor   the bytes of dy, read once: 0.02 ms for BF16 [8192,3072] at 3.35 TB/s. Both loops keep several loads under
-//         way, because their adds wait for each other.
+// Floor   the bytes of dy, read once: 0.02 ms for BF16 [8192,3072] at 3.35 TB/s. Several loads are under way, because
+//         adds wait for each other.
+#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/matrix_product.h"
 #include "kernels/cuda/vector.h"
@@ -17,8 +17,7 @@
 namespace dither {
 namespace {
 
-constexpr int kRowsInFlight = 8;     // 16 bytes of BF16 a thread each; 64 registers at most, so 32 warps an SM
-constexpr int kBlocksInFlight = 32;  // 4 bytes a thread each
+constexpr int kRowsInFlight = 8;  // 16 bytes of BF16 a thread each; 64 registers at most, so 32 warps an SM
 
 template <class T>
 __global__ void __launch_bounds__(kWarpLanes)
@@ -48,25 +47,6 @@ __global__ void __launch_bounds__(kWarpLanes)
   store8(sums + block * O + o, total);
 }
 
-template <class G>
-__global__ void __launch_bounds__(kWarpLanes)
-    add_blocks_kernel(G* d_bias, const float* sums, int64_t blocks, int64_t O, bool accumulate) {
-  const int64_t o = int64_t{blockIdx.x} * kWarpLanes + threadIdx.x;
-  if (o >= O) return;
-  float total = 0;
-  int64_t block = 0;
-  for (; block + kBlocksInFlight <= blocks; block += kBlocksInFlight) {
-    float part[kBlocksInFlight];
-    DITHER_UNROLL
-    for (int i = 0; i < kBlocksInFlight; ++i) part[i] = sums[(block + i) * O + o];
-    DITHER_UNROLL
-    for (int i = 0; i < kBlocksInFlight; ++i) total += part[i];
-  }
-  for (; block < blocks; ++block) total += sums[block * O + o];
-  if (accumulate) total = load1(d_bias + o) + total;
-  store1(d_bias + o, total);
-}
-
 }  // namespace
 
 namespace cuda {
@@ -79,10 +59,7 @@ void linear_bias_gradient(const LinearWeightGradient& op, Stream stream) {
     launch({name, blocks * parts, kWarpLanes}, stream, sum_block_kernel<T>, sums, elements<T>(op.dy), op.N, op.O,
            parts);
   });
-  with_element(op.d_bias.type, [&]<class G>(G) {
-    launch({name, blocks_of(op.O, kWarpLanes), kWarpLanes}, stream, add_blocks_kernel<G>, elements<G>(op.d_bias), sums,
-           int64_t{blocks}, op.O, op.accumulate);
-  });
+  add_block_sums(name, op.d_bias, sums, blocks, op.O, op.O, op.accumulate, stream);
 }
 
 }  // namespace cuda

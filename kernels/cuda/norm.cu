@@ -8,7 +8,7 @@
 //         mean, rstd FP32 [N]. h may be x, dx may be dh. C % 8 == 0.
 // Launch  one warp a row. Forward: block (32, 4), grid ceil(N / 4). Backward: block (32, 8) for kRows rows, each warp
 //         every eighth of them, then a thread for each eight channels sums them over the rows; grid ceil(N / kRows).
-//         Second stage: a thread a channel. No shared memory, no barrier: warps share nothing but what they read.
+//         Second stage: block_sums.h. No shared memory, no barrier: warps share nothing but what they read.
 // Order   of a sum over channels: place i of the eights by rising channel in each lane, then the eight places as a
 //         tree, then the butterfly over lanes. Of a sum over n: rising within kRows rows, then over blocks of them, as
 //         on the CPU, so that d_weight and d_bias have the CPU's bits. The order depends on N and C alone.
@@ -17,6 +17,7 @@
 // Memory  workspace of backward, FP32 [blocks, 2, C]: a block's sums for d_weight, then those for d_bias.
 #include <cmath>
 
+#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/vector.h"
@@ -27,8 +28,6 @@ namespace {
 constexpr int kForwardWarps = 4;        // rows of a block: 128 threads share an SM in small pieces
 constexpr int kBackwardWarps = 8;       // four rows each: 8,192 tokens still give 15 warps to each of 132 SMs
 constexpr int kSweep = 8 * kWarpLanes;  // channels that a warp covers at once: one eight a lane
-constexpr int kSumThreads = 32;         // second stage: few threads in all, so spread over the SMs
-constexpr int kInFlight = 32;           // loads of the second stage under way at once: its adds wait for each other
 
 /// The sum over a row from each lane's sums of the eight places, in every lane.
 __device__ __forceinline__ float row_sum(const float (&x)[8]) {
@@ -179,35 +178,11 @@ __global__ void __launch_bounds__(kWarpLanes* kBackwardWarps) norm_backward_kern
   for (int c = thread * 8; c < op.C; c += kBackwardWarps * kSweep) sum_rows<R, A>(op, begin, end, c);
 }
 
-/// to[c] = RN(sum over blocks of sums[block * stride + c]), blocks rising. 4 bytes a thread: more threads, and more
-/// loads under way in each, than with 16.
-template <class G>
-__global__ void __launch_bounds__(kSumThreads)
-    add_blocks_kernel(G* to, const float* sums, int64_t blocks, int64_t stride, int C) {
-  const int c = static_cast<int>(blockIdx.x * kSumThreads + threadIdx.x);
-  if (c >= C) return;
-  const float* own = sums + c;
-  float total = 0;
-  int64_t block = 0;
-  for (; block + kInFlight <= blocks; block += kInFlight) {
-    float part[kInFlight];
-    DITHER_UNROLL
-    for (int i = 0; i < kInFlight; ++i) part[i] = own[(block + i) * stride];
-    DITHER_UNROLL
-    for (int i = 0; i < kInFlight; ++i) total += part[i];
-  }
-  for (; block < blocks; ++block) total += own[block * stride];
-  store1(to + c, total);
-}
-
+/// Second stage: the weight's gradient (which = 0) or the bias's (1).
 void add_blocks(const ResidualNormBackward& op, View to, int which, Stream stream) {
   const float* sums = static_cast<const float*>(op.workspace) + int64_t{which} * op.C;
-  const int64_t blocks = blocks_of(op.N, op.kRows);
-  with_element(to.type, [&](auto g) {
-    using G = decltype(g);
-    launch({"residual_norm_backward", blocks_of(op.C, kSumThreads), kSumThreads}, stream, add_blocks_kernel<G>,
-           elements<G>(to), sums, blocks, int64_t{2} * op.C, op.C);
-  });
+  cuda::add_block_sums("residual_norm_backward", to, sums, blocks_of(op.N, op.kRows), int64_t{2} * op.C, op.C, false,
+                       stream);
 }
 
 /// body(R(), A(), W()) for the types of the residual stream, the activations and the gain.

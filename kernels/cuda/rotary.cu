@@ -19,6 +19,7 @@
 // Floor   BF16 bytes an element: forward 4, backward 4 without QK-norm and 6 with it.
 #include <cmath>
 
+#include "kernels/cuda/block_sums.h"
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.h"
@@ -26,8 +27,7 @@
 namespace dither {
 namespace {
 
-constexpr int kThreads = 256;     // at most; 2 * D fit, so that every gain's channel has a thread
-constexpr int kBlocksAhead = 32;  // loads under way in the last stage of the gain sums, whose additions are serial
+constexpr int kThreads = 256;  // at most; 2 * D fit, so that every gain's channel has a thread
 
 /// Lanes that share a head, a power of two: each has up to eight pairs.
 int lanes_of_head(int D) { return D <= 32 ? 2 : D <= 64 ? 4 : 8; }
@@ -194,20 +194,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// gain gradient[d] = RN(sum over blocks of sums[block, which, d]): a thread a channel, the queries' D, then the keys'.
-template <class G>
-__global__ void __launch_bounds__(kWarpLanes)
-    add_gain_sums_kernel(G* d_query_gain, G* d_key_gain, const float* sums, int64_t blocks, int D) {
-  const int c = static_cast<int>(blockIdx.x * kWarpLanes + threadIdx.x);  // 2 * D is a multiple of kWarpLanes
-  float total = 0;
-  for (int64_t first = 0; first < blocks; first += kBlocksAhead) {
-    float x[kBlocksAhead];
-    for (int k = 0; k < kBlocksAhead; ++k) x[k] = first + k < blocks ? sums[(first + k) * 2 * D + c] : 0.0f;
-    for (int k = 0; k < kBlocksAhead; ++k) total += x[k];
-  }
-  store1(c < D ? d_query_gain + c : d_key_gain + (c - D), total);
-}
-
 /// A block for one token: as many rounds as 256 threads need, all of one size.
 template <class T, bool kNorm>
 void start_rotary(const char* operation, const RotaryForward& op, float direction, Stream stream) {
@@ -254,11 +240,9 @@ void rotary_backward(const RotaryBackward& op, Stream stream) {
     launch({name, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), shared}, stream, rotary_norm_backward_kernel<T>,
            op, lanes, op.d_qkv.data != op.d_out.data);
   });
-  with_element(op.d_query_gain.type, [&]<class G>(G) {
-    launch({name, dim3(static_cast<unsigned>(2 * op.D / kWarpLanes)), dim3(kWarpLanes)}, stream,
-           add_gain_sums_kernel<G>, elements<G>(op.d_query_gain), elements<G>(op.d_key_gain),
-           static_cast<const float*>(op.workspace), blocks, op.D);
-  });
+  const float* sums = static_cast<const float*>(op.workspace);
+  add_block_sums(name, op.d_query_gain, sums, blocks, 2 * op.D, op.D, false, stream);
+  add_block_sums(name, op.d_key_gain, sums + op.D, blocks, 2 * op.D, op.D, false, stream);
 }
 
 }  // namespace cuda

@@ -91,7 +91,7 @@ class Block {
       if (threads_[i]->state == State::at_event && threads_[i]->event == event) release(i);
     }
   }
-  std::unique_ptr<BlockState>& extra() { return extra_; }
+  std::unique_ptr<BlockState>& part(BlockPart which) { return parts_[static_cast<size_t>(which)]; }
   int64_t shared_bytes() const { return shared_bytes_; }
 
  private:
@@ -105,7 +105,11 @@ class Block {
   bool run_ready();
   bool release_barrier();
   std::string waiting_threads() const;
-  std::string unfinished() const { return extra_ == nullptr ? "" : extra_->unfinished(); }
+  std::string unfinished() const {
+    std::string text;
+    for (const auto& part : parts_) text += part == nullptr ? "" : part->unfinished();
+    return text;
+  }
 
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
@@ -116,7 +120,7 @@ class Block {
   int64_t shared_bytes_ = 0;
   unsigned count_ = 0;
   Thread* current_ = nullptr;
-  std::unique_ptr<BlockState> extra_;
+  std::unique_ptr<BlockState> parts_[2];  // by BlockPart
   std::exception_ptr thrown_;
 };
 
@@ -220,7 +224,7 @@ void Block::run(dim3 grid, dim3 index, dim3 size, int64_t shared_bytes, const st
   shared_.reset(new (kSharedAlignment) unsigned char[static_cast<size_t>(shared_bytes)]);  // apart: overruns are seen
   std::fill_n(shared_.get(), shared_bytes, kPoison);
   thrown_ = nullptr;
-  extra_ = nullptr;
+  for (auto& part : parts_) part = nullptr;
   start_threads(grid, index, size, body);
   std::mt19937_64 random(g_order.seed * 0x9E3779B97F4A7C15ull + index.x + 0x10001ull * index.y +
                          0x1000003ull * index.z);
@@ -337,7 +341,7 @@ void finish_copies(int latest_pending) {
   self.copies.erase(self.copies.begin(), pending);
 }
 
-std::unique_ptr<BlockState>& block_state() { return t_block->extra(); }
+std::unique_ptr<BlockState>& block_state(BlockPart part) { return t_block->part(part); }
 unsigned thread_in_block() { return t_block->current().index; }
 int64_t shared_bytes() { return t_block->shared_bytes(); }
 

@@ -57,7 +57,8 @@ class BlockState {
   /// What has been started but not waited for, for messages: a block that ends with any throws std::logic_error.
   virtual std::string unfinished() const = 0;
 };
-std::unique_ptr<BlockState>& block_state();  // of the running block; null when it begins
+enum class BlockPart { copies, products };
+std::unique_ptr<BlockState>& block_state(BlockPart part);  // of the running block; null when it begins
 unsigned thread_in_block();
 int64_t shared_bytes();
 

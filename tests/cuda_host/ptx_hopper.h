@@ -21,6 +21,9 @@ namespace dither {
 
 namespace cuda_host {
 
+/// 16 bytes of shared memory as a product sees them: poison where they are not what a copy has brought.
+void copied_chunk(uint32_t window, uint16_t (&chunk)[8]);
+
 void fence_registers(const void* registers, int64_t bytes);
 void finish_products(int latest_pending);
 void demand_settled(const float* c);  // no product under way writes there
