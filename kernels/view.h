@@ -6,6 +6,7 @@
 
 #include "kernels/numerics/bf16.h"
 #include "kernels/numerics/dtype.h"
+#include "kernels/numerics/host_device.h"
 
 namespace dither {
 
@@ -18,6 +19,13 @@ struct View {
   Bf16* bf16() const { return static_cast<Bf16*>(data); }
   float* fp32() const { return static_cast<float*>(data); }
 };
+
+/// Element i becomes `value`, rounded to nearest where its type is narrower.
+DITHER_HOST_DEVICE inline void put(View view, int64_t i, float value) {
+  if (view.type == DType::fp32) static_cast<float*>(view.data)[i] = value;
+  if (view.type == DType::bf16) static_cast<Bf16*>(view.data)[i] = round_nearest(value);
+  if (view.type == DType::int16) static_cast<int16_t*>(view.data)[i] = static_cast<int16_t>(value);
+}
 
 struct ConstView {
   const void* data = nullptr;

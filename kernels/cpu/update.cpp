@@ -15,13 +15,6 @@
 namespace dither {
 namespace {
 
-/// Value i of a view, given as the float that travels.
-void put(View view, int64_t i, float value) {
-  if (view.type == DType::fp32) view.fp32()[i] = value;
-  if (view.type == DType::bf16) view.bf16()[i] = round_nearest(value);  // exact
-  if (view.type == DType::int16) static_cast<int16_t*>(view.data)[i] = static_cast<int16_t>(value);
-}
-
 /// sum[i] = RN or SR of (sum[i] + addend[i]), or of addend[i] alone.
 template <bool kFirst, bool kStochastic>
 void accumulate_bf16(Bf16* sum, const float* addend, const uint16_t* dithers, int64_t count) {

@@ -21,12 +21,6 @@ namespace {
 
 constexpr int kTeams = cuda::kFlatThreads / cuda::kSumLanes;
 
-__device__ __forceinline__ void put(View view, int64_t i, float value) {
-  if (view.type == DType::fp32) static_cast<float*>(view.data)[i] = value;
-  if (view.type == DType::bf16) static_cast<Bf16*>(view.data)[i] = round_nearest(value);  // exact
-  if (view.type == DType::int16) static_cast<int16_t*>(view.data)[i] = static_cast<int16_t>(value);
-}
-
 template <WeightWrite kWrite>
 __global__ void __launch_bounds__(128) initialise_kernel(const Initialise op) {
   const int64_t begin = (int64_t{blockIdx.x} * 128 + threadIdx.x) * 4;

@@ -113,13 +113,10 @@ void Optimizer::set_weights(const Parameter& parameter, const std::vector<float>
 // Floats that hold values of the view's type, narrowed to it.
 void Optimizer::copy_as_stored(const std::vector<float>& values, View to) {
   const int64_t bytes = static_cast<int64_t>(values.size()) * size_of(to.type);
-  std::vector<uint16_t> narrow(to.type == DType::fp32 ? 0 : values.size());
-  for (size_t i = 0; i < narrow.size(); ++i) {
-    narrow[i] = to.type == DType::int16 ? static_cast<uint16_t>(static_cast<int16_t>(values[i]))
-                                        : round_nearest(values[i]).bits;
-  }
-  const void* stored = narrow.empty() ? static_cast<const void*>(values.data()) : narrow.data();
-  backend_.copy_from_host(to.data, stored, bytes, stream_);
+  std::vector<std::byte> stored(static_cast<size_t>(bytes));
+  const View host{stored.data(), to.type};
+  for (size_t i = 0; i < values.size(); ++i) put(host, static_cast<int64_t>(i), values[i]);
+  backend_.copy_from_host(to.data, stored.data(), bytes, stream_);
   backend_.synchronize(stream_);
 }
 
