@@ -14,7 +14,7 @@ namespace dither {
 
 class ForwardingBackend : public Backend {
  public:
-  explicit ForwardingBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+  explicit ForwardingBackend(std::shared_ptr<Backend> inner) : inner_(std::move(inner)) {}
 
   // One line an operation: its name is that of its Work.
 #define DITHER_FORWARD(operation, Operation)                                         \
@@ -83,7 +83,7 @@ class ForwardingBackend : public Backend {
   Backend& inner() { return *inner_; }
 
  private:
-  std::unique_ptr<Backend> inner_;
+  std::shared_ptr<Backend> inner_;
 };
 
 }  // namespace dither

@@ -18,7 +18,7 @@ __device__ __forceinline__ void copy8(To* to, const From* from) {
   } else {
     float x[8];
     load8(from, x);
-    store8(to, x);
+    move8(to, x);
   }
 }
 

@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>  // getenv
 #include <cstring>
 #include <string>
 
@@ -64,7 +65,11 @@ Recording::~Recording() {
 }
 
 void Recording::run(cudaStream_t stream, const std::function<void()>& work) {
-  if (runs_++ == 0) return work();
+  if (!known_) {
+    work();
+    known_ = true;
+    return;
+  }
   if (graph_ == nullptr) {
     cudaGraph_t graph = nullptr;
     check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording a step");
@@ -90,6 +95,13 @@ CudaBackend::CudaBackend(int device) : device_(device) {
     throw Error(
         "device is \"cuda\", but no CUDA device can be used here: see nvidia-smi and CUDA_VISIBLE_DEVICES; "
         "allowed without one: \"auto\", \"cpu\"");
+  }
+  for (const char* name : {"NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION"}) {
+    const char* value = std::getenv(name);
+    if (value == nullptr || *value == '\0' || *value == '0') continue;
+    throw Error(std::string(name) + "=" + value +
+                " changes how cuBLAS multiplies FP32 numbers, whatever a program asks " +
+                "for: results would not be what the config says; unset it");
   }
   demand(device >= 0 && device < devices, "CUDA backend", "the device", device, "the number of one that exists");
   check_cuda(cudaSetDevice(device), "choosing the device");
@@ -150,7 +162,7 @@ void CudaBackend::free(void* memory) {
   DITHER_ASSERT(found != allocations_.end());
   allocated_bytes_ -= found->second;
   allocations_.erase(found);
-  check_cuda(cudaFree(memory), "free");
+  (void)cudaFree(memory);  // from destructors: after an error of the device it fails too, and hides the first
 }
 
 int64_t CudaBackend::free_bytes() const {
@@ -173,7 +185,10 @@ std::string CudaBackend::description() const {
 
 int cuda_devices() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;  // no driver, no device: none
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver) return 0;  // no device, or no driver
+  check_cuda(status, "counting CUDA devices");
+  return count;
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int device) { return std::make_unique<CudaBackend>(device); }

@@ -45,7 +45,7 @@ class Recording {
   void run(cudaStream_t stream, const std::function<void()>& work);
 
  private:
-  int64_t runs_ = 0;
+  bool known_ = false;  // it has run once
   cudaGraphExec_t graph_ = nullptr;
 };
 

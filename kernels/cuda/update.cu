@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(cuda::kFlatThreads) accumulate_kernel(const Ac
       x[i] = stochastic ? to_float(round_stochastic(total, dithers[i])) : total;
     }
     if (own + 8 <= count) {
-      store8(sums + at, x);
+      move8(sums + at, x);
     } else {  // what lies behind a tensor is not written
       DITHER_UNROLL
       for (int i = 0; i < 8; ++i) {

@@ -4,7 +4,7 @@
 // is a multiple of 8 and every tensor begins at a multiple of 256 bytes.
 #pragma once
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/ptx.h"
 #include "kernels/numerics/bf16.h"
 #include "kernels/view.h"
 
@@ -32,17 +32,27 @@ __device__ __forceinline__ void load8(const float* from, float (&x)[8]) {
   }
 }
 
-/// One 16-byte access. On the device by its own function: an assignment is sometimes cut into four.
+/// One 16-byte access, to global or shared memory. On the device in PTX: an assignment is sometimes cut into four.
 __device__ __forceinline__ void store_words(void* to, const FourWords& words) {
 #ifdef __CUDACC__
-  __stwb(static_cast<uint4*>(to), make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]));
+  asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.word[0]), "r"(words.word[1]),
+               "r"(words.word[2]), "r"(words.word[3])
+               : "memory");
 #else
   *static_cast<FourWords*>(to) = words;
 #endif
 }
 
-/// Each value rounded once, by RN.
+/// Each value rounded once, by RN: two by one instruction. A NaN may become another NaN.
 __device__ __forceinline__ void store8(Bf16* to, const float (&x)[8]) {
+  FourWords words;
+  DITHER_UNROLL
+  for (int i = 0; i < 4; ++i) words.word[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
+  store_words(to, words);
+}
+
+/// The same, and a NaN keeps the bits that the CPU would give it: for values that are moved rather than computed.
+__device__ __forceinline__ void move8(Bf16* to, const float (&x)[8]) {
   FourWords words;
   DITHER_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -60,6 +70,8 @@ __device__ __forceinline__ void store8(float* to, const float (&x)[8]) {
     store_words(to + 4 * half, words);
   }
 }
+
+__device__ __forceinline__ void move8(float* to, const float (&x)[8]) { store8(to, x); }
 
 __device__ __forceinline__ float load1(const Bf16* from) { return to_float(*from); }
 __device__ __forceinline__ float load1(const float* from) { return *from; }

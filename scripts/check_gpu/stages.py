@@ -47,9 +47,9 @@ class Place:
                         "models": self.build / "tests/test_cuda_device"}[name])
         return str(self.build / "tests" / {"dither": "dither_on_host", "operations": "test_cuda_host", "models": "test_cuda"}[name])
 
-    def output(self, command):
+    def output(self, command, more_environment=None):
         """Runs it; its text. Failed with the end of the text otherwise."""
-        environment = dict(os.environ, OMP_WAIT_POLICY="passive")
+        environment = dict(os.environ, OMP_WAIT_POLICY="passive", **(more_environment or {}))
         done = subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, timeout=LIMIT_SECONDS, check=False,
                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode != 0:
@@ -143,7 +143,8 @@ def sanitized(place, tool):
     """The sanitizer's last line."""
     if place.host:
         raise NotHere("on the host the same tests run under AddressSanitizer and UndefinedBehaviorSanitizer (.ci/run)")
-    text = place.output(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", place.program("operations"), OPERATIONS])
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", place.program("operations"), OPERATIONS]
+    text = place.output(command, {"DITHER_SEPARATE_BLOCKS": "1"} if tool == "memcheck" else None)
     summaries = re.findall(r"=+ (\w+ SUMMARY: .*)", text)
     if not summaries:
         raise Failed(f"compute-sanitizer said nothing at its end: {text[-500:]}")

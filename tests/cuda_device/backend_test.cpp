@@ -140,6 +140,20 @@ TEST_CASE("an error in work that is being recorded leaves the stream as it was")
   REQUIRE_THROWS_WITH(work(true), "no");
   work(false);
   REQUIRE(read(*backend, memory, 64) == std::vector<uint8_t>(64, 0));
+
+  int called = 0;  // an error in the first run: the next one is the first, which is not recorded
+  for (int run = 0; run < 5; ++run) {
+    const auto failing = [&] {
+      ++called;
+      if (run == 0) throw Error("no");
+    };
+    if (run == 0) {
+      REQUIRE_THROWS_WITH(backend->repeat(2, stream, failing), "no");
+    } else {
+      backend->repeat(2, stream, failing);
+    }
+  }
+  REQUIRE(called == 3);
   backend->free(memory);
 }
 

@@ -22,7 +22,9 @@ class SynchronousBackend final : public ForwardingBackend {
 }  // namespace
 
 std::unique_ptr<Backend> test_backend(int /*threads*/) {
-  return std::make_unique<SynchronousBackend>(make_cuda_backend(0));
+  static const std::shared_ptr<Backend> backend =
+      make_cuda_backend(0);  // making one takes milliseconds, tests ask often
+  return std::make_unique<SynchronousBackend>(backend);
 }
 
 }  // namespace dither

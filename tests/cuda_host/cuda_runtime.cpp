@@ -106,6 +106,8 @@ const char* cudaGetErrorName(cudaError_t status) {
       return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation:
       return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
@@ -128,6 +130,8 @@ const char* cudaGetErrorString(cudaError_t status) {
       return "invalid argument";
     case cudaErrorMemoryAllocation:
       return "out of memory";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice:
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
@@ -185,6 +189,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
 }
 
 cudaError_t cudaFree(void* memory) {  // waits for the device, as CUDA's does
+  if (capturing()) return cudaErrorStreamCaptureUnsupported;
   if (memory == nullptr) return cudaSuccess;
   const auto found = g_allocations.find(memory);
   if (found == g_allocations.end()) return cudaErrorInvalidValue;
@@ -196,6 +201,7 @@ cudaError_t cudaFree(void* memory) {  // waits for the device, as CUDA's does
 }
 
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
+  if (capturing()) return cudaErrorStreamCaptureUnsupported;
   *memory = poisoned(bytes);
   if (*memory == nullptr) return cudaErrorMemoryAllocation;
   g_pinned.insert(*memory);
@@ -203,6 +209,7 @@ cudaError_t cudaMallocHost(void** memory, size_t bytes) {
 }
 
 cudaError_t cudaFreeHost(void* memory) {
+  if (capturing()) return cudaErrorStreamCaptureUnsupported;
   if (memory == nullptr) return cudaSuccess;
   if (g_pinned.erase(memory) == 0) return cudaErrorInvalidValue;
   run_everything();

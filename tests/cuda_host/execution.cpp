@@ -353,7 +353,24 @@ void happened(const void* event) { t_block->release_event(event); }
 
 void set_order(Order order) { g_order = order; }
 
+namespace {
+
+/// What a device of today refuses to start.
+void check_sizes(dim3 grid, dim3 block, int64_t shared_bytes) {
+  constexpr int64_t kMostShared = 227 << 10;  // of a block, on Hopper
+  const int64_t threads = int64_t{block.x} * block.y * block.z;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || threads == 0) throw std::logic_error("a launch of nothing");
+  if (grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535)
+    throw std::logic_error("a grid larger than there may be");
+  if (threads > 1024 || block.z > 64) throw std::logic_error("a block of more threads than there may be");
+  if (shared_bytes < 0 || shared_bytes > kMostShared)
+    throw std::logic_error("more shared memory than a block may have");
+}
+
+}  // namespace
+
 void run_grid(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& body) {
+  check_sizes(grid, block, shared_bytes);
   const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
   std::atomic<int64_t> next{0};
   std::exception_ptr thrown;
