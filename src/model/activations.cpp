@@ -56,9 +56,10 @@ bool casts_biases(const ModelConfig& model, const PrecisionConfig& p) {
 }  // namespace
 
 int64_t head_chunk_tokens(const ModelConfig& model, int64_t N) {
-  constexpr int64_t kLogits = int64_t{1} << 25;
-  const int64_t tokens = std::max<int64_t>(64, kLogits / padded_vocabulary(model) / 64 * 64);
-  return std::min(tokens, N);
+  constexpr int64_t kLogits = int64_t{1} << 25, kChunks = 8;
+  const int64_t by_memory = kLogits / padded_vocabulary(model) / 64 * 64;
+  const int64_t by_count = (N + 64 * kChunks - 1) / (64 * kChunks) * 64;
+  return std::min(std::max({int64_t{64}, by_memory, by_count}), N);
 }
 
 Activations::Activations(const ModelConfig& model, const PrecisionConfig& precision, int64_t B, Arena& kept,

@@ -56,8 +56,9 @@ struct Activations {
   int64_t logits_chunk;  // tokens whose logits exist at once
 };
 
-/// Tokens of one head chunk: about 64 MiB of BF16 logits, a multiple of 64, at most N. A function of the shape alone,
-/// because the head's gradient is a sum over chunks.
+/// Tokens of one head chunk, a multiple of 64, at most N: about 64 MiB of BF16 logits, more where there would be over
+/// eight chunks, because each but the first reads and writes the head's FP32 gradient. A function of the shape alone:
+/// the gradient is a sum over chunks.
 int64_t head_chunk_tokens(const ModelConfig& model, int64_t N);
 
 }  // namespace dither

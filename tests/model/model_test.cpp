@@ -161,7 +161,9 @@ TEST_CASE("the head's chunk is a function of the shape, a multiple of 64 unless 
   ModelConfig model;
   model.vocabulary = 50257;
   CHECK(head_chunk_tokens(model, 100) == 100);
-  CHECK(head_chunk_tokens(model, 8192) == 640);
+  CHECK(head_chunk_tokens(model, 4096) == 640);
+  CHECK(head_chunk_tokens(model, 8192) == 1024);  // eight chunks
+  CHECK(head_chunk_tokens(model, 32768) == 4096);
   model.vocabulary = 61;
   CHECK(head_chunk_tokens(model, 8192) == 8192);
 }
