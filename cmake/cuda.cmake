@@ -27,6 +27,9 @@ if(CMAKE_CUDA_COMPILER AND NOT DITHER_CUDA STREQUAL "OFF")
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cpp)
   dither_objects(dither_cuda SOURCES ${sources} LINKS dither_kernels nlohmann_json::nlohmann_json CUDA::cudart CUDA::cublasLt)
   set_target_properties(dither_cuda PROPERTIES CUDA_ARCHITECTURES "${DITHER_CUDA_ARCHITECTURES}" CUDA_STANDARD 20)
+  if("${DITHER_CUDA_ARCHITECTURES}" MATCHES "90a")
+    target_compile_definitions(dither_cuda PRIVATE DITHER_SM_90A)
+  endif()
   # Contraction would break error-free transforms and the equality of bits with the CPU (docs/numerics.md).
   target_compile_options(dither_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -prec-div=true -prec-sqrt=true
     -ftz=false --expt-relaxed-constexpr -Werror=all-warnings -Xcompiler=-Wall -Xptxas=-v>)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads the PTX of the CUDA kernels: every FP32 and FP64 operation must round to nearest and say so, and none may be fused
 or approximate. Contraction would break error-free transforms and the equality of bits with the CPU. Attention on the tensor
-cores promises no bits of the CPU: its exponentials are approximate, and it fuses where its source says so.
+cores and the loss promise no bits of the CPU: their exponentials are approximate, and they fuse where the source says so.
 
     python3 scripts/check_ptx.py build/cuda
 
@@ -22,7 +22,7 @@ ARITHMETIC = re.compile(r"^\s+(?:@\S+ )?((?:add|sub|mul|div|sqrt|rcp|fma|mad|rsq
                         r"\.[a-z0-9.]*f(?:32|64))\s", re.M)
 EXACT = re.compile(r"^(add|sub|mul|div|sqrt|rcp)\.rn\.f(32|64)$")
 # File name -> operations beyond those that its source asks for by name (kernels/cuda/ptx.h), and why no bit is promised.
-MEANT = dict.fromkeys(("attention.cu", "attention_backward.cu", "attention_hopper.cu"), ("fma.rn.f32", "ex2.approx.ftz.f32"))
+MEANT = dict.fromkeys(("attention.cu", "attention_backward.cu", "attention_hopper.cu", "loss.cu"), ("fma.rn.f32", "ex2.approx.ftz.f32"))
 
 
 def main():
@@ -34,7 +34,7 @@ def main():
         sys.exit(f"error: {sys.argv[1]}: compiles no CUDA file; configure it with -DDITHER_CUDA=ON")
     broken, checked = [], 0
     for entry in kernels:
-        counts = collections.Counter(ARITHMETIC.findall(ptx_of(entry)))
+        counts = collections.Counter(ARITHMETIC.findall("".join(all_ptx_of(entry))))
         checked += sum(counts.values())
         name = Path(entry["file"]).name
         wrong = {operation: count for operation, count in counts.items() if not EXACT.match(operation)}
@@ -43,20 +43,19 @@ def main():
     if broken:
         sys.exit("error: operations that are fused or not rounded to nearest: " + "; ".join(broken))
     print(f"{checked} operations in {len(kernels)} files round to nearest; none is fused or approximate but those "
-          "that attention asks for")
+          "that attention and the loss ask for")
 
 
-def ptx_of(entry):
-    """The PTX of a file for its first architecture, compiled as the build compiles it."""
-    command = shlex.split(entry["command"])
-    architecture = re.search(r"arch=(compute_\w+)", entry["command"])[1]
-    command = [word for word in command if not word.startswith(("--generate-code", "-Xptxas"))]
-    with tempfile.TemporaryDirectory() as folder:
-        output = str(Path(folder) / "kernel.ptx")
-        command[command.index("-o") + 1] = output
-        command[command.index("-c")] = "-ptx"
-        subprocess.run([*command, f"-arch={architecture}"], cwd=entry["directory"], check=True)
-        return Path(output).read_text(encoding="utf-8")
+def all_ptx_of(entry):
+    """The PTX of a file for each of its architectures, compiled as the build compiles it."""
+    command = [word for word in shlex.split(entry["command"]) if not word.startswith(("--generate-code", "-Xptxas"))]
+    command[command.index("-c")] = "-ptx"
+    for architecture in sorted(set(re.findall(r"arch=(compute_\w+)", entry["command"]))):
+        with tempfile.TemporaryDirectory() as folder:
+            output = str(Path(folder) / "kernel.ptx")
+            command[command.index("-o") + 1] = output
+            subprocess.run([*command, f"-arch={architecture}"], cwd=entry["directory"], check=True)
+            yield Path(output).read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

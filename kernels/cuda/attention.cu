@@ -1,5 +1,5 @@
 // Causal attention, forward, on the tensor cores: BF16 activations, FP32 sums (FlashAttention-2: Dao, arXiv
-// 2307.08691). FP32 activations take the plain path.
+// 2307.08691). FP32 activations take the plain path; head sizes 64 and 128 on Hopper that of attention_hopper.cu.
 //
 //   s = q . k,  c = scale log2(e);  running top m and sum l of each query, tile of keys by tile of keys; m rises to the
 //   greatest c s where that is above m + 8:
@@ -15,8 +15,6 @@
 // Order   keys rise; a lane sums its own columns, four lanes add up at the end. Bits depend on D alone.
 // Masks   where a warp meets its diagonal alone; a warp skips the tile that lies behind its last query. Rows behind T
 //         are zeros on the way in and are not stored.
-#include <cmath>
-#include <limits>
 
 #include "base/error.h"
 #include "kernels/cuda/attention_hopper.h"
@@ -36,9 +34,6 @@ constexpr int kWarpQueries = 16 * kGroups;
 /// Keys whose scores a warp holds at once. With 64 the largest head would need more than 255 registers; that the two
 /// steps are a loop, not unrolled, keeps the compiler from holding both.
 constexpr int keys_at_once(int D) { return D > 112 ? 32 : 64; }
-constexpr float kMasked = -std::numeric_limits<float>::infinity();
-constexpr float kSlack = 8;  // of c s above the top: weights up to 2^8 lose nothing in FP32 or BF16
-constexpr double kLn2 = 0.693147180559945309417;
 
 constexpr int64_t forward_shared_bytes(int D) { return int64_t{kQueries + 4 * kKeys} * D * 2; }
 
@@ -64,16 +59,6 @@ __device__ __forceinline__ void mask_future(float (&s)[kGroups][N][4], int ahead
     const int m = i / (4 * N), n = i / 4 % N, half = i / 2 % 2, odd = i % 2;
     if (8 * n + odd > last + 16 * m + 8 * half) s[m][n][2 * half + odd] = kMasked;
   }
-}
-
-/// The greatest of the four lanes that share a row.
-__device__ __forceinline__ float row_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-__device__ __forceinline__ float row_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
 }
 
 /// What the rows hold, brought to new tops. A factor of 1 changes nothing, so rows that need none may come along.

@@ -9,6 +9,8 @@
 // first row of each warp in them, begin at multiples of 128 bytes.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <type_traits>
 
 #include "kernels/cuda/ptx.h"
@@ -27,12 +29,25 @@ namespace dither {
 
 constexpr int kAttentionThreads = 128;
 constexpr float kLog2E = 1.44269504f;
+constexpr double kLn2 = 0.693147180559945309417;
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
+constexpr float kSlack = 8;  // of scores above the running top: weights up to 2^8 lose nothing in FP32 or BF16
 
 __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x % kWarpLanes); }
 __device__ __forceinline__ int warp_of_thread() { return static_cast<int>(threadIdx.x / kWarpLanes); }
 /// Place of a lane's values in a result of 16 x 8: rows group and group + 8, columns pair and pair + 1 (ptx.h).
 __device__ __forceinline__ int group_of_lane() { return lane_of_thread() / 4; }
 __device__ __forceinline__ int pair_of_lane() { return lane_of_thread() % 4 * 2; }
+
+/// The greatest of the four lanes that share a row.
+__device__ __forceinline__ float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+__device__ __forceinline__ float row_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
 
 /// What a block owns: tiles of one head follow each other in the grid, then heads, then sequences. Places in a sequence
 /// fit in 32 bits: the work grows as T * T. Cheap enough to ask twice, before a long loop and behind it.

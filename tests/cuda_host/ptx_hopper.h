@@ -26,7 +26,7 @@ void copied_chunk(uint32_t window, uint16_t (&chunk)[8]);
 
 void fence_registers(const void* registers, int64_t bytes);
 void finish_products(int latest_pending);
-void demand_settled(const float* c);  // no product under way writes there
+void demand_settled(const void* c);  // no product under way writes there
 
 /// The lanes' parts of C [16,columns]; `a` is the lane's part of A, or null where `a_descriptor` names A.
 struct Product {
@@ -55,7 +55,7 @@ void wgmma_commit();
 template <int kPending, int N>
 void wgmma_wait(float (&c)[N][4]) {
   cuda_host::finish_products(kPending);
-  cuda_host::demand_settled(c[0]);
+  cuda_host::demand_settled(c);
 }
 
 template <int N>
