@@ -1,11 +1,5 @@
 // The cases of `dither bench`: there is one for every operation, and each does what its name says.
-#ifndef __clang__  // GCC 12 under AddressSanitizer takes a member of <regex> for uninitialised
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <fstream>
-#include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,6 +7,7 @@
 #include "src/benchmark/operations.h"
 #include "src/benchmark/timed_backend.h"
 #include "tests/catch.h"
+#include "tests/kernels/virtual_functions.h"
 #include "tests/training/tiny_run.h"
 
 namespace dither {
@@ -24,23 +19,6 @@ using Names = std::set<std::string>;
 const Names kNoOperation = {
     "~Backend",        "synchronize",      "stream",      "repeat",     "allocate",       "free", "free_bytes",
     "allocated_bytes", "allocation_count", "description", "algorithms", "use_algorithms", "tune"};
-
-std::string text_of(const std::string& path) {
-  std::ifstream file(std::string(DITHER_SOURCE_DIR) + "/" + path);
-  REQUIRE(file.good());
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-/// Names of the virtual functions that `header` declares, comments left out.
-Names virtual_functions(const std::string& header) {
-  const std::string code = std::regex_replace(header, std::regex("//[^\n]*"), "");
-  static const std::regex declaration(R"(\bvirtual\b[^;{}()]*?(~?\w+)\s*\()");
-  Names names;
-  for (std::sregex_iterator it(code.begin(), code.end(), declaration), end; it != end; ++it) names.insert((*it)[1]);
-  return names;
-}
 
 Names names_of(const std::vector<Case>& cases) {
   Names names;
@@ -69,7 +47,7 @@ constexpr Ceilings kCeilings{.copy_bytes_per_second = 1e9, .product_flop_per_sec
 
 // Catches: an operation added to backend.h without a case, a case whose operation is gone.
 TEST_CASE("every operation of backend.h has a bench case") {
-  Names operations = virtual_functions(text_of("kernels/backend.h"));
+  Names operations = virtual_functions(source_text("kernels/backend.h"));
   for (const std::string& name : kNoOperation) {
     INFO(name);
     REQUIRE(operations.erase(name) == 1);

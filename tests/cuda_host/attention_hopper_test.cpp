@@ -10,19 +10,14 @@
 #include "kernels/cuda/kernels.h"
 #include "tests/catch.h"
 #include "tests/cuda_host/execution.h"
-#include "tests/kernels/tensors.h"
+#include "tests/kernels/attention_case.h"
 
 namespace dither {
 namespace {
 
-constexpr double kU = 0x1p-24;
+using Shape = AttentionShape;
 
-struct Shape {
-  int64_t B, T;
-  int H, Hkv, D;
-  int64_t row() const { return int64_t{H + 2 * Hkv} * D; }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
-};
+constexpr double kU = 0x1p-24;
 
 struct Results {
   TestTensor out, lse;

@@ -13,80 +13,26 @@
 #include "kernels/cuda/attention_plain.h"
 #include "tests/catch.h"
 #include "tests/cuda_host/execution.h"
-#include "tests/kernels/tensors.h"
+#include "tests/kernels/attention_case.h"
 
 namespace dither {
 namespace {
 
-constexpr double kU = 0x1p-24;
+using Shape = AttentionShape;
+using Tensors = AttentionTensors;
 
-struct Shape {
-  int64_t B, T;
-  int H, Hkv, D;
-  int64_t row() const { return int64_t{H + 2 * Hkv} * D; }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
-};
+constexpr double kU = 0x1p-24;
 
 /// Every head size; groups of 1, 2 and 4; lengths around the tile of 32 and the 16 rows of a block.
 constexpr Shape kShapes[] = {{2, 1, 2, 2, 32},   {2, 2, 4, 1, 48},   {2, 33, 2, 1, 64},  {1, 65, 2, 2, 80},
                              {1, 100, 4, 2, 96}, {2, 33, 4, 1, 112}, {1, 65, 4, 2, 128}, {1, 100, 4, 1, 32},
                              {3, 16, 2, 1, 128}, {1, 48, 1, 1, 64}};
 
-/// What attention reads and writes; results are poisoned at first.
-struct Tensors {
-  TestTensor qkv, out, lse, d_out, d_qkv;
-
-  explicit Tensors(const Shape& s)
-      : qkv(normal_tensor(DType::fp32, s.B * s.T * s.row(), 1)),
-        out(DType::fp32, s.B * s.T * s.H * s.D),
-        lse(DType::fp32, s.B * s.H * s.T),
-        d_out(normal_tensor(DType::fp32, s.B * s.T * s.H * s.D, 2)),
-        d_qkv(DType::fp32, s.B * s.T * s.row()) {}
-  bool guards_intact() const { return out.guard_intact() && lse.guard_intact() && d_qkv.guard_intact(); }
-};
-
-AttentionForward forward_of(const Shape& s, Tensors& t) {
-  return {.out = t.out,
-          .lse = t.lse.fp32(),
-          .qkv = t.qkv,
-          .B = s.B,
-          .T = s.T,
-          .H = s.H,
-          .Hkv = s.Hkv,
-          .D = s.D,
-          .scale = s.scale()};
-}
-
-AttentionBackward backward_of(const Shape& s, Tensors& t) {
-  return {.d_qkv = t.d_qkv,
-          .d_out = t.d_out,
-          .out = t.out,
-          .qkv = t.qkv,
-          .lse = t.lse.fp32(),
-          .B = s.B,
-          .T = s.T,
-          .H = s.H,
-          .Hkv = s.Hkv,
-          .D = s.D,
-          .scale = s.scale(),
-          .workspace = nullptr};
-}
-
-/// backward(op) with a workspace of the size that the operation asks for.
-template <class Backward>
-void run_backward(const Shape& s, Tensors& t, const Backward& backward) {
-  AttentionBackward op = backward_of(s, t);
-  TestTensor workspace(DType::fp32, op.workspace_bytes() / 4);
-  op.workspace = workspace.fp32();
-  backward(op);
-  REQUIRE(workspace.guard_intact());
-}
-
 Tensors on_cpu(const Shape& s) {
-  Tensors t(s);
+  Tensors t(s, DType::fp32);
   const auto cpu = make_cpu_backend(2);
   cpu->attention_forward(forward_of(s, t), {});
-  run_backward(s, t, [&](const AttentionBackward& op) { cpu->attention_backward(op, {}); });
+  with_workspace(s, t, [&](const AttentionBackward& op) { cpu->attention_backward(op, {}); });
   return t;
 }
 
@@ -164,7 +110,7 @@ TEST_CASE("plain attention, forward: the CPU's results within the roundings, the
     CAPTURE(s.T, s.H, s.Hkv, s.D);
     const Tensors expected = on_cpu(s);
     const Sizes sizes(s, expected);
-    Tensors first(s);
+    Tensors first(s, DType::fp32);
     cuda_host::set_order({});
     cuda::plain_attention_forward(forward_of(s, first), {});
     REQUIRE(worst(first.out, expected.out, sizes.out, sizes.r) <= 2);
@@ -174,7 +120,7 @@ TEST_CASE("plain attention, forward: the CPU's results within the roundings, the
     }
     for (const cuda_host::Order order : cuda_host::kOrders) {
       cuda_host::set_order(order);
-      Tensors again(s);
+      Tensors again(s, DType::fp32);
       cuda::plain_attention_forward(forward_of(s, again), {});
       REQUIRE(same_bits(again.out, first.out));
       REQUIRE(same_bits(again.lse, first.lse));
@@ -195,7 +141,7 @@ TEST_CASE("plain attention, backward: the CPU's gradients within the roundings, 
       cuda_host::set_order(order);
       Tensors found = expected;  // out and lse are the CPU's
       found.d_qkv = TestTensor(DType::fp32, found.d_qkv.elements());
-      run_backward(s, found, [](const AttentionBackward& op) { cuda::plain_attention_backward(op, {}); });
+      with_workspace(s, found, [](const AttentionBackward& op) { cuda::plain_attention_backward(op, {}); });
       REQUIRE(found.guards_intact());
       if (order.kind != cuda_host::Order::rising) REQUIRE(same_bits(found.d_qkv, first));
       first = std::move(found.d_qkv);

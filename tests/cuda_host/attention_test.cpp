@@ -6,18 +6,12 @@
 #include "kernels/cuda/kernels.h"
 #include "tests/catch.h"
 #include "tests/cuda_host/execution.h"
-#include "tests/kernels/tensors.h"
+#include "tests/kernels/attention_case.h"
 
 namespace dither {
 namespace {
 
-struct Shape {
-  int64_t B, T;
-  int H, Hkv, D;
-  int64_t row() const { return int64_t{H + 2 * Hkv} * D; }
-  int64_t queries() const { return B * T * H * D; }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
-};
+using Shape = AttentionShape;
 
 struct Inputs {
   TestTensor qkv, d_out;
@@ -27,40 +21,15 @@ Inputs inputs_of(const Shape& s) {
   return {normal_tensor(DType::bf16, s.B * s.T * s.row(), 1), normal_tensor(DType::bf16, s.queries(), 2)};
 }
 
-struct Results {
-  TestTensor out, lse, d_qkv;
-};
+using Results = AttentionTensors;
 
 /// Forward and backward; nothing but the results was written, and all of them were.
 Results attention(const Shape& s, const Inputs& in) {
-  Results r{TestTensor(DType::bf16, s.queries()), TestTensor(DType::fp32, s.B * s.H * s.T),
-            TestTensor(DType::bf16, s.B * s.T * s.row())};
-  cuda::attention_forward({.out = r.out,
-                           .lse = r.lse.fp32(),
-                           .qkv = in.qkv,
-                           .B = s.B,
-                           .T = s.T,
-                           .H = s.H,
-                           .Hkv = s.Hkv,
-                           .D = s.D,
-                           .scale = s.scale()},
-                          {});
-  AttentionBackward op{.d_qkv = r.d_qkv,
-                       .d_out = in.d_out,
-                       .out = r.out,
-                       .qkv = in.qkv,
-                       .lse = r.lse.fp32(),
-                       .B = s.B,
-                       .T = s.T,
-                       .H = s.H,
-                       .Hkv = s.Hkv,
-                       .D = s.D,
-                       .scale = s.scale(),
-                       .workspace = nullptr};
-  TestTensor workspace(DType::fp32, op.workspace_bytes() / 4);
-  op.workspace = workspace.fp32();
-  cuda::attention_backward(op, {});
-  REQUIRE(workspace.guard_intact());
+  Results r(s, DType::bf16);
+  r.qkv = TestTensor(in.qkv);
+  r.d_out = TestTensor(in.d_out);
+  cuda::attention_forward(forward_of(s, r), {});
+  with_workspace(s, r, [](const AttentionBackward& op) { cuda::attention_backward(op, {}); });
   for (const TestTensor* t : {&r.out, &r.lse, &r.d_qkv}) {
     REQUIRE(t->guard_intact());
     bool finite = true;

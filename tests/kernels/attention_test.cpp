@@ -11,22 +11,18 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "tests/kernels/attention_case.h"
 #include "tests/kernels/operation_test.h"
-#include "tests/kernels/tensors.h"
 #include "tests/kernels/test_backend.h"
 
 namespace dither {
 namespace {
 
+using Shape = AttentionShape;
+using Tensors = AttentionTensors;
+
 constexpr double kU = 0x1p-24;
 double rounding_of(DType type) { return type == DType::bf16 ? 0x1p-8 : kU; }  // half an ulp, relative
-
-struct Shape {
-  int64_t B, T;
-  int H, Hkv, D;
-  int64_t row() const { return int64_t{H + 2 * Hkv} * D; }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
-};
 
 /// Every head size, groups of 1, 2 and 4, lengths around tiles of 64 and their row groups of 4, and over several tiles.
 Shape any_shape() {
@@ -35,51 +31,12 @@ Shape any_shape() {
                   Shape{1, 70, 3, 1, 32}, Shape{2, 129, 2, 1, 48}, Shape{1, 300, 2, 1, 128});
 }
 
-struct Tensors {
-  TestTensor qkv, out, lse, d_out, d_qkv;
-
-  Tensors(const Shape& s, DType type, double deviation = 1)
-      : qkv(normal_tensor(type, s.B * s.T * s.row(), 1, deviation)),
-        out(type, s.B * s.T * s.H * s.D),
-        lse(DType::fp32, s.B * s.H * s.T),
-        d_out(normal_tensor(type, s.B * s.T * s.H * s.D, 2)),
-        d_qkv(type, s.B * s.T * s.row()) {}
-};
-
 void run_forward(const Shape& s, Tensors& t, int threads = 2) {
-  test_backend(threads)->attention_forward({.out = t.out,
-                                            .lse = t.lse.fp32(),
-                                            .qkv = t.qkv,
-                                            .B = s.B,
-                                            .T = s.T,
-                                            .H = s.H,
-                                            .Hkv = s.Hkv,
-                                            .D = s.D,
-                                            .scale = s.scale()},
-                                           {});
-}
-
-AttentionBackward backward_of(const Shape& s, Tensors& t) {
-  return {.d_qkv = t.d_qkv,
-          .d_out = t.d_out,
-          .out = t.out,
-          .qkv = t.qkv,
-          .lse = t.lse.fp32(),
-          .B = s.B,
-          .T = s.T,
-          .H = s.H,
-          .Hkv = s.Hkv,
-          .D = s.D,
-          .scale = s.scale(),
-          .workspace = nullptr};
+  test_backend(threads)->attention_forward(forward_of(s, t), {});
 }
 
 void run_backward(const Shape& s, Tensors& t, int threads = 2) {
-  AttentionBackward op = backward_of(s, t);
-  TestTensor workspace(DType::fp32, op.workspace_bytes() / 4);
-  op.workspace = workspace.fp32();
-  test_backend(threads)->attention_backward(op, {});
-  REQUIRE(workspace.guard_intact());
+  with_workspace(s, t, [&](const AttentionBackward& op) { test_backend(threads)->attention_backward(op, {}); });
 }
 
 /// Results in FP64, each with the sum of its terms' sizes.

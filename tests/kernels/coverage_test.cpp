@@ -1,17 +1,12 @@
 // Every operation of backend.h has test cases, and every forward pass a backward one. The header's text is the list: an
 // operation that is added without tests fails here.
-#ifndef __clang__  // GCC 12 under AddressSanitizer takes a member of <regex> for uninitialised
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <fstream>
 #include <map>
-#include <regex>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "tests/kernels/operation_test.h"
+#include "tests/kernels/virtual_functions.h"
 
 namespace dither {
 namespace {
@@ -32,23 +27,6 @@ const std::map<std::string, std::string> kExempt = {
 const std::map<std::string, std::vector<std::string>> kBackward = {
     {"linear_forward", {"linear_input_gradient", "linear_weight_gradient"}},
 };
-
-std::string text_of(const std::string& path) {
-  std::ifstream file(std::string(DITHER_SOURCE_DIR) + "/" + path);
-  REQUIRE(file.good());
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-/// Names of the virtual functions declared in `header`, comments left out.
-Names virtual_functions(const std::string& header) {
-  const std::string code = std::regex_replace(header, std::regex("//[^\n]*"), "");
-  static const std::regex declaration(R"(\bvirtual\b[^;{}()]*?(~?\w+)\s*\()");
-  Names names;
-  for (std::sregex_iterator it(code.begin(), code.end(), declaration), end; it != end; ++it) names.insert((*it)[1]);
-  return names;
-}
 
 /// Virtual functions without cases, forward passes without backward, cases of no function: all of them failures.
 Names gaps(const Names& declared, const Names& tested) {
@@ -76,7 +54,7 @@ Names gaps(const Names& declared, const Names& tested) {
 }  // namespace
 
 TEST_CASE("every operation of backend.h has test cases, forward and backward") {
-  const Names missing = gaps(virtual_functions(text_of("kernels/backend.h")), tested_operations());
+  const Names missing = gaps(virtual_functions(source_text("kernels/backend.h")), tested_operations());
   std::string all;
   for (const std::string& gap : missing) all.append(gap).append("\n");
   INFO(all);
@@ -86,7 +64,7 @@ TEST_CASE("every operation of backend.h has test cases, forward and backward") {
 // Catches: a test of coverage that passes whatever the header says, functions hidden by a comment, a return type with
 // brackets or a line of its own, an exemption that outlives its function.
 TEST_CASE("an operation without cases, a forward without backward and a stale name are found") {
-  const std::string header = text_of("kernels/backend.h");
+  const std::string header = source_text("kernels/backend.h");
   const Names declared = virtual_functions(header);
   Names tested = declared;
   for (const auto& [name, reason] : kExempt) tested.erase(name);
