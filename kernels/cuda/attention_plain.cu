@@ -33,7 +33,8 @@ constexpr int kRows = 4;                // of a warp: each value read from the t
 constexpr int kOwned = kWarps * kRows;  // divides kTile, so that a block meets the diagonal in one tile
 constexpr int kTile = kWarpLanes;
 constexpr int kThreads = kWarps * kWarpLanes;
-constexpr int kBlocks = 3;  // on an SM at least: 168 registers a thread; with 4 blocks and 128 they spill
+[[maybe_unused]] constexpr int kBlocks =
+    3;  // on an SM at least: 168 registers a thread; with 4 blocks and 128 they spill
 constexpr float kMasked = -std::numeric_limits<float>::infinity();  // exp_fp32 makes an exact 0 of it
 
 /// One 16-byte access.

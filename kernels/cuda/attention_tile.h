@@ -28,7 +28,6 @@ namespace dither {
 #endif
 
 constexpr int kAttentionThreads = 128;
-constexpr float kLog2E = 1.44269504f;
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 constexpr float kSlack = 8;  // of scores above the running top: weights up to 2^8 lose nothing in FP32 or BF16

@@ -12,6 +12,12 @@
 
 #include "kernels/cuda/device.h"
 
+namespace dither {
+
+constexpr float kLog2E = 1.44269504f;  // e^x = 2^(x log2(e)), for exp2_approx()
+
+}  // namespace dither
+
 #ifndef __CUDACC__
 #include "tests/cuda_host/ptx.h"
 #else

@@ -1,5 +1,6 @@
-// Cross-entropy and the sum of losses on the host execution against the CPU. The two sum the exponentials in different
-// orders: where these are exact, the bits agree; elsewhere the bound counts the roundings of the sums.
+// Cross-entropy and the sum of losses on the host execution against the CPU. The two compute the
+// exponentials differently and add them in different orders: where these are exact, the bits agree; elsewhere the bound
+// counts the roundings.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -66,24 +67,46 @@ struct Rows {
 
 bool same(const Rows& a, const Rows& b) { return same_bits(a.logits, b.logits) && same_bits(a.losses, b.losses); }
 
-/// How many values of `found` are further from those of `expected` than the orders of summation explain.
+/// Relative to S, and to each exp(z - M): how far apart the CPU and the kernel may be, in a row whose logits reach down
+/// to `distance` below their maximum.
 ///
-/// S: the CPU makes up to 68 additions in FP32, this kernel 8 (from 0 on), both the rest in FP64: together r = 76 u,
-/// relative. The loss is off by r and by its two roundings to FP32. A gradient p * scale is off by r and by two
-/// roundings on each side; in BF16 neighbours may then round apart, by an ulp (2^-7). The target's (p - 1) * scale is
-/// off by r p * scale.
-int64_t outside(const Rows& found, const Rows& expected) {
-  const double r = 76 * kU, scale = double{expected.scalars.loss_scale};
-  const double store = found.logits.type() == DType::bf16 ? 0x1p-7 : 0, least = 0x1p-132;
+/// An exponential: 2^-22 and a rounding of the difference on the CPU, (4 + distance) u; here 2 ulp = 4 u of ex2, and
+/// three roundings (difference, log2 e, their product) of the argument, together below 2.3 distance u.
+/// S: the CPU makes up to 68 additions in FP32, the kernel 8 (from 0 on), both the rest in FP64. A thread's maximum may
+/// rise between its groups of four accesses, then a warp's and the block's: each is an exponential more, 4 u; their
+/// distances lie end to end and are part of `distance`.
+struct Apart {
+  double exponential, sum;
+  Apart(double distance, int64_t V) {
+    const auto groups = static_cast<double>((V + 16383) / 16384);
+    exponential = (4 + distance + 4 + 2.3 * distance) * kU;
+    sum = exponential + (68 + 8 + 4 * (groups - 1 + 2)) * kU;
+  }
+};
+
+/// How many values of `found` are further from those of `expected` than roundings explain; `before` holds the logits.
+///
+/// The loss is off by S and by its two roundings to FP32. A gradient p * scale is off by its exponential, by S and by
+/// two roundings on each side; in BF16 neighbours may then round apart, by an ulp (2^-7). The target's (p - 1) * scale
+/// is off by that of p * scale.
+int64_t outside(const Rows& found, const Rows& expected, const Rows& before) {
+  const double scale = double{expected.scalars.loss_scale};
+  const double store = found.logits.type() == DType::bf16 ? 0x1p-7 : 0, least = 0x1p-126 * scale;
   int64_t wrong = 0;
   for (int64_t n = 0; n < found.N; ++n) {
+    double most = -kInf, smallest = kInf;
+    for (int64_t v = 0; v < found.V; ++v) {
+      most = std::max(most, before.logits.get(n * found.Vp + v));
+      smallest = std::min(smallest, before.logits.get(n * found.Vp + v));
+    }
+    const Apart apart(most - smallest, found.V);
     const double loss = expected.losses.get(n);
-    wrong += !(std::fabs(found.losses.get(n) - loss) <= r + 2 * kU * std::fabs(loss));
+    wrong += !(std::fabs(found.losses.get(n) - loss) <= apart.sum + 2 * kU * std::fabs(loss));
     for (int64_t v = 0; v < found.Vp; ++v) {
       const double g = expected.logits.get(n * found.Vp + v);
       const bool target = v == found.targets[static_cast<size_t>(n)];
       const double p = target ? std::fabs(g + scale) * (1 + store) + scale * store : std::fabs(g);
-      const double allowed = p * r + std::fabs(g) * (4 * kU + store) + least;
+      const double allowed = p * (apart.exponential + apart.sum) + std::fabs(g) * (4 * kU + store) + least;
       wrong += !(std::fabs(found.logits.get(n * found.Vp + v) - g) <= allowed);
     }
   }
@@ -93,17 +116,39 @@ int64_t outside(const Rows& found, const Rows& expected) {
 }  // namespace
 
 // Catches: a sum over padded columns (NaN here), a lost tail of a row, the target's column of another row, a gradient
-// without its -1 or its scale, a target written before its logit was read, a missing barrier (one by one: before the
-// maxima are joined, before the sums are, before the factor is read).
+// without its -1 or its scale, a target written before its logit was read, a missing barrier, a row of which the held
+// part and the rest overlap or leave a gap. Rows that rise or fall: a sum that keeps, or changes twice, the measure of
+// an earlier maximum, in a thread, a warp or the block, or changes it without log2 e.
 TEST_CASE("cross_entropy agrees with the CPU, with the same bits in every order") {
   const auto type = GENERATE(DType::bf16, DType::fp32);
   const auto V = GENERATE(int64_t{1}, int64_t{61}, int64_t{64}, int64_t{1000}, int64_t{4104}, int64_t{50257});
   Rows before(type, V > 10000 ? 2 : 5, V, 2.0);
+  for (int64_t v = 0; v < V; ++v) {
+    const double slope = 6 * static_cast<double>(v) / static_cast<double>(V);
+    const int64_t rising = v, falling = (before.N - 1) * before.Vp + v;
+    before.logits.set(rising, before.logits.get(rising) / 8 + slope);
+    before.logits.set(falling, before.logits.get(falling) / 8 - slope);
+  }
   if (before.N == 5) before.targets[1] = kIgnoredTarget;
   const Rows expected = before.on_cpu(), first = before.on_cuda(cuda_host::kOrders[0]);
   CAPTURE(V);
-  REQUIRE(outside(first, expected) == 0);
+  REQUIRE(outside(first, expected, before) == 0);
   for (const cuda_host::Order order : cuda_host::kOrders) REQUIRE(same(before.on_cuda(order), first));
+}
+
+// Catches: sums that a later maximum does not silence, in the same thread (groups of 16,384 columns), lane or warp: the
+// columns of the highest step alone count, 1 each, wherever it lies.
+TEST_CASE("cross_entropy forgets what a greater logit dwarfs") {
+  const auto type = GENERATE(DType::bf16, DType::fp32);
+  const auto step = GENERATE(int64_t{8}, int64_t{256}, int64_t{4096}, int64_t{16384});
+  Rows before(type, 2, 50257, 0.0);
+  for (int64_t v = 0; v < before.V; ++v) {
+    const auto height = static_cast<double>(v / step % 8 * 1024);
+    before.logits.set(v, height);
+    before.logits.set(before.Vp + v, -height);
+  }
+  CAPTURE(step);
+  REQUIRE(same(before.on_cuda(cuda_host::kOrders[0]), before.on_cpu()));
 }
 
 // Catches: a column counted twice or not at all, wherever it lies: with logits of 0 and -1,000 every exponential is 1
@@ -134,26 +179,28 @@ TEST_CASE("cross_entropy without gradient leaves the logits and gives the same l
 }
 
 // Catches: exp without its shift, a maximum started at 0, a NaN that a maximum or the logarithm swallows, padding
-// multiplied by the NaN factor of a broken row.
+// multiplied by the NaN factor of a broken row, -Inf - -Inf where a thread sees masked logits alone.
 TEST_CASE("cross_entropy overflows nowhere, and broken logits are seen") {
-  Rows before(DType::bf16, 7, 61, 0.0);
+  Rows before(DType::bf16, 8, 61, 0.0);
   const auto fill = [&](int64_t n, double value) {
     for (int64_t v = 0; v < before.V; ++v) before.logits.set(n * before.Vp + v, value);
   };
-  before.targets.assign(7, 3);
+  before.targets.assign(8, 3);
   fill(0, 0x1p127);
   fill(1, -0x1p127);
   before.logits.set(2 * before.Vp + 9, 0x1p100);  // all of the mass elsewhere
   before.logits.set(3 * before.Vp + 3, 0x1p100);  // all of it on the target
-  before.logits.set(4 * before.Vp + 60, std::nan(""));
-  before.logits.set(5 * before.Vp + 2, kInf);
-  fill(6, -kInf);
+  fill(4, -kInf);
+  before.logits.set(4 * before.Vp + 3, 1.0);  // every other one masked
+  before.logits.set(5 * before.Vp + 60, std::nan(""));
+  before.logits.set(6 * before.Vp + 2, kInf);
+  fill(7, -kInf);
   const Rows expected = before.on_cpu();
   for (const cuda_host::Order order : cuda_host::kOrders) {
     const Rows found = before.on_cuda(order);
     for (int64_t n = 0; n < found.N; ++n) {
-      if (n >= 4) REQUIRE(std::isnan(found.losses.get(n)));
-      if (n < 4) REQUIRE(found.losses.get(n) == expected.losses.get(n));
+      if (n >= 5) REQUIRE(std::isnan(found.losses.get(n)));
+      if (n < 5) REQUIRE(found.losses.get(n) == expected.losses.get(n));
       for (int64_t v = 0; v < found.Vp; ++v) {
         const double g = found.logits.get(n * found.Vp + v), e = expected.logits.get(n * found.Vp + v);
         REQUIRE((std::isnan(e) ? std::isnan(g) : g == e));
