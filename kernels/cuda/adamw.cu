@@ -1,11 +1,13 @@
 // AdamW on a GPU: a leaf a block at a time, eight elements a thread, the rule of kernels/numerics/adamw.h for each.
 //
-// One kernel for each rule (strategy, types of free moments, math); the type of the gradient, stochastic moments and
-// sums are branches that all threads take alike. With sums, the block leaves D and the weights before and after in
-// shared memory, over which the sums of the leaf run in the CPU's order.
+// Two kernels for each rule (strategy, types of free moments, math), with sums and without: the step without them has
+// neither the registers nor the shared memory of the trace. The type of the gradient and stochastic moments are
+// branches that all threads take alike. With sums, the block leaves D and the weights before and after in shared
+// memory, over which the sums of the leaf run in the CPU's order.
 //
 // Shapes  flat arrays and segments: kernels/operations/update.h
-// Launch  kFlatBlocks blocks of 128 threads that walk runs of leaves (flat.h); shared memory: 20 KB more with sums
+// Launch  blocks of 128 threads that walk runs of leaves (flat.h), as many as an H100 runs at once: their shares are
+//         equal, so a second wave would leave most of it idle. Shared memory: 20 KB more with sums
 // Order   elements are independent; sums by leaf, then integer atomics: the bits are the CPU's
 // Floor   bytes of state read and written and of gradient read: 14 a parameter for bf16_sr, 34 for mixed
 #include "kernels/cuda/flat.h"
@@ -16,6 +18,15 @@
 namespace dither {
 
 namespace {
+
+/// Blocks that a multiprocessor holds at once: the most for which no register is spilled, on sm_80 as on sm_90a, from 8
+/// of 64 registers a thread down to 4 of 128. kFlatBlocks counts 8 for each multiprocessor.
+constexpr int resident_blocks(Strategy strategy, bool sums) {
+  if (sums || strategy == Strategy::collage_plus) return 4;
+  if (strategy == Strategy::split32) return 5;
+  const bool sr = strategy == Strategy::bf16_sr;
+  return sr || strategy == Strategy::bf16_kahan || strategy == Strategy::collage_light ? 6 : 8;
+}
 
 /// What the sums need of a leaf, and what they come to.
 struct Trace {
@@ -67,13 +78,13 @@ struct Eight {  // of a part of the state; the values travel as floats
   }
 };
 
-/// Which dithers are drawn; the same for all elements.
+/// Which moments' dithers are drawn; the same for all elements.
 struct Draws {
-  bool weight, first, second;
+  bool first, second;
 };
 
 /// The eight elements of a thread.
-template <AdamWRule kRule>
+template <AdamWRule kRule, bool kSums>
 __device__ __forceinline__ void update_eight(const AdamW& op, const AdamWStep& step, const Draws& draws,
                                              const Segment& s, int64_t leaf, Trace* trace) {
   constexpr StrategyInfo info = strategy_info(kRule.strategy);
@@ -92,30 +103,35 @@ __device__ __forceinline__ void update_eight(const AdamW& op, const AdamWStep& s
   } else {
     load8(static_cast<const float*>(op.gradient.data) + at, g);
   }
-  uint16_t weight_dithers[8] = {}, first_dithers[8] = {}, second_dithers[8] = {};
-  const auto draw = [&](bool wanted, RandomStream stream, uint16_t(&dithers)[8]) {
-    if (wanted) cuda::draw8({op.seed, s.tensor, op.scalars->step, stream, 0}, s.first + first, dithers);
+  PhiloxWords dithers_w = {}, dithers_m = {}, dithers_v = {};  // packed until they are used: half the registers
+  const auto words = [&](RandomStream stream) {
+    return random_block({op.seed, s.tensor, op.scalars->step, stream, 0}, (s.first + first) / 8);
   };
-  if constexpr (info.write == WeightWrite::stochastic) draw(draws.weight, RandomStream::weight, weight_dithers);
-  if constexpr (kRule.first_moment == DType::bf16) draw(draws.first, RandomStream::first_moment, first_dithers);
-  if constexpr (kRule.second_moment == DType::bf16) draw(draws.second, RandomStream::second_moment, second_dithers);
+  if constexpr (info.write == WeightWrite::stochastic) dithers_w = words(RandomStream::weight);
+  if constexpr (kRule.first_moment == DType::bf16) {
+    if (draws.first) dithers_m = words(RandomStream::first_moment);
+  }
+  if constexpr (kRule.second_moment == DType::bf16) {
+    if (draws.second) dithers_v = words(RandomStream::second_moment);
+  }
 
   DITHER_UNROLL
-
   for (int i = 0; i < 8; ++i) {
     const AdamWState before = {w[i], extra[i], m[i], v[i], v_extra[i]};
-    const AdamWDithers dithers = {weight_dithers[i], first_dithers[i], second_dithers[i]};
+    const AdamWDithers dithers = {dither_of(dithers_w, i), dither_of(dithers_m, i), dither_of(dithers_v, i)};
     const AdamWUpdate next = adamw_update<kRule>(before, g[i], dithers, step);
     w[i] = next.state.w;
     extra[i] = next.state.extra;
     m[i] = next.state.m;
     v[i] = next.state.v;
     v_extra[i] = next.state.v_extra;
-    if (trace == nullptr || i >= count) continue;
-    trace->intended[own + i] = next.intended;
-    trace->before[own + i] = before.w;
-    trace->after[own + i] = next.state.w;
-    trace->full_change[own + i] = full_weight<kRule.strategy>(next.state) - full_weight<kRule.strategy>(before);
+    if constexpr (kSums) {
+      if (i >= count) continue;
+      trace->intended[own + i] = next.intended;
+      trace->before[own + i] = before.w;
+      trace->after[own + i] = next.state.w;
+      trace->full_change[own + i] = full_weight<kRule.strategy>(next.state) - full_weight<kRule.strategy>(before);
+    }
   }
   Eight<info.weight>::store(op.weight, at, w, count);
   Eight<info.weight_extra>::store(op.weight_extra, at, extra, count);
@@ -171,20 +187,21 @@ __device__ inline void add_leaf(UpdateSums* sums, const Trace& t, int64_t count)
 }
 
 // Four parameters in the place of one AdamWRule: nvcc 13 cannot name a kernel by a structure.
-template <Strategy kStrategy, DType kFirst, DType kSecond, Math kMath>
-__global__ void __launch_bounds__(cuda::kFlatThreads) adamw_kernel(const AdamW op, const Draws draws) {
+template <Strategy kStrategy, DType kFirst, DType kSecond, Math kMath, bool kSums>
+__global__ void __launch_bounds__(cuda::kFlatThreads, resident_blocks(kStrategy, kSums))
+    adamw_kernel(const AdamW op, const Draws draws) {
   constexpr AdamWRule kRule = {kStrategy, kFirst, kSecond, kMath};
   if (op.scalars->apply == 0) return;
   auto* scratch = shared_memory<Scratch>();
-  Trace* trace = op.sums != nullptr ? &scratch->trace : nullptr;
   cuda::walk_runs(op.segments, op.segment_count, &scratch->walk, [&](const Segment& s, int64_t leaf, int64_t count) {
     const AdamWStep step = op.step_of(*op.scalars, s.decay);
     for (const int64_t end = leaf + count; leaf < end; ++leaf) {
-      update_eight<kRule>(op, step, draws, s, leaf, trace);
-      if (trace == nullptr) continue;
-      __syncthreads();
-      add_leaf(&op.sums[s.group], *trace, cuda::leaf_elements(s, leaf));
-      __syncthreads();  // the trace has been read
+      update_eight<kRule, kSums>(op, step, draws, s, leaf, kSums ? &scratch->trace : nullptr);
+      if constexpr (kSums) {
+        __syncthreads();
+        add_leaf(&op.sums[s.group], scratch->trace, cuda::leaf_elements(s, leaf));
+        __syncthreads();  // the trace has been read
+      }
     }
   });
 }
@@ -194,11 +211,19 @@ __global__ void __launch_bounds__(cuda::kFlatThreads) adamw_kernel(const AdamW o
 void cuda::adamw(const AdamW& op, Stream stream) {
   op.check();
   if (op.segment_count == 0) return;
-  const int64_t shared = static_cast<int64_t>(op.sums != nullptr ? sizeof(Scratch) : sizeof(cuda::WalkScratch));
-  const Draws draws = {draws_weight(op), draws_first(op), draws_second(op)};
+  const Draws draws = {draws_first(op), draws_second(op)};
   with_adamw_rule(op, [&]<AdamWRule kRule>() {
-    launch({"adamw", kFlatBlocks, kFlatThreads, shared}, stream,
-           adamw_kernel<kRule.strategy, kRule.first_moment, kRule.second_moment, kRule.math>, op, draws);
+    const auto start = [&]<bool kSums>(int64_t shared) {
+      const auto kernel = adamw_kernel<kRule.strategy, kRule.first_moment, kRule.second_moment, kRule.math, kSums>;
+      launch(
+          {"adamw", blocks_of(int64_t{kFlatBlocks} * resident_blocks(kRule.strategy, kSums), 8), kFlatThreads, shared},
+          stream, kernel, op, draws);
+    };
+    if (op.sums != nullptr) {
+      start.template operator()<true>(sizeof(Scratch));
+    } else {
+      start.template operator()<false>(sizeof(WalkScratch));
+    }
   });
 }
 

@@ -6,15 +6,19 @@
 //
 // Shapes  x, h, dh, dx [N,C] of type R; r, y, dy [N,C] of type A; w, bias [C] of type W; d_weight, d_bias [C];
 //         mean, rstd FP32 [N]. h may be x, dx may be dh. C % 8 == 0.
-// Launch  one warp a row. Forward: block (32, 4), grid ceil(N / 4). Backward: block (32, 8) for kRows rows, each warp
-//         every eighth of them, then a thread for each eight channels sums them over the rows; grid ceil(N / kRows).
-//         Second stage: block_sums.h. No shared memory, no barrier: warps share nothing but what they read.
+// Launch  one warp a row. Forward: block (32, 4), grid ceil(N / 4). Backward: block (32, 8) for kRows rows in groups
+//         of eight, grid ceil(N / kRows): a warp takes one row of the group, then a thread for each eight channels adds
+//         the group's rows to the block's sums, while dy and h are near: after all kRows rows they would have left the
+//         second level cache, and be read twice. Second stage: block_sums.h. No shared memory, no barrier: warps share
+//         nothing but dy, h and the statistics, which nobody writes.
 // Order   of a sum over channels: place i of the eights by rising channel in each lane, then the eight places as a
 //         tree, then the butterfly over lanes. Of a sum over n: rising within kRows rows, then over blocks of them, as
 //         on the CPU, so that d_weight and d_bias have the CPU's bits. The order depends on N and C alone.
 // Floor   8 bytes an element forward (x, r, h, y) and backward (dy, h, dh, dx), all BF16. Later passes over a row find
-//         it in the first or second level cache: 2 more reads forward for LayerNorm, 1 for RMSNorm, 2 backward.
-// Memory  workspace of backward, FP32 [blocks, 2, C]: a block's sums for d_weight, then those for d_bias.
+//         it in the first or second level cache: 2 more reads forward for LayerNorm, 1 for RMSNorm, 2 of dy and h
+//         backward.
+// Memory  workspace of backward, FP32 [blocks, 2, C]: a block's sums for d_weight, then those for d_bias, which it
+//         reads back and writes again after each group.
 #include <cmath>
 
 #include "kernels/cuda/block_sums.h"
@@ -27,6 +31,8 @@ namespace {
 
 constexpr int kForwardWarps = 4;        // rows of a block: 128 threads share an SM in small pieces
 constexpr int kBackwardWarps = 8;       // four rows each: 8,192 tokens still give 15 warps to each of 132 SMs
+constexpr int kForwardBlocks = 10;      // a multiprocessor holds at once: 48 registers a thread, none of them spilled
+constexpr int kBackwardBlocks = 4;      // the same, of 64 registers
 constexpr int kSweep = 8 * kWarpLanes;  // channels that a warp covers at once: one eight a lane
 
 /// The sum over a row from each lane's sums of the eight places, in every lane.
@@ -35,14 +41,15 @@ __device__ __forceinline__ float row_sum(const float (&x)[8]) {
 }
 
 /// h of row n, rounded (x itself where no branch ends), and its sum over channels: of h for LayerNorm, else of h^2.
-template <class R, class A>
+/// Whether a branch ends is a constant, so that the loads of x and r are under way together.
+template <class R, class A, bool kBranch>
 __device__ __forceinline__ float add_branch(const ResidualNormForward& op, int64_t row, int first) {
   const R* x = static_cast<const R*>(op.x.data) + row;
   float sums[8] = {};
   for (int c = first; c < op.C; c += kSweep) {
     float h[8];
     load8(x + c, h);
-    if (op.r.data != nullptr) {
+    if constexpr (kBranch) {
       float r[8];
       load8(static_cast<const A*>(op.r.data) + row + c, r);
       for (int i = 0; i < 8; ++i) h[i] = as_stored<R>(h[i] + r[i]);
@@ -65,14 +72,16 @@ __device__ __forceinline__ float squares_around(const R* h, float mean, int C, i
 }
 
 template <class R, class A, class W>
-__global__ void __launch_bounds__(kWarpLanes* kForwardWarps) norm_forward_kernel(const ResidualNormForward op) {
+__global__ void __launch_bounds__(kWarpLanes* kForwardWarps, kForwardBlocks)
+    norm_forward_kernel(const ResidualNormForward op) {
   const int64_t n = int64_t{blockIdx.x} * kForwardWarps + threadIdx.y;
   if (n >= op.N) return;  // a whole warp leaves, so every shuffle sees 32 lanes
   const int64_t row = n * op.C;
   const int first = static_cast<int>(threadIdx.x) * 8;
   const auto channels = static_cast<float>(op.C);
-  const float sum = add_branch<R, A>(op, row, first);
-  const R* h = static_cast<const R*>(op.r.data != nullptr ? op.h.data : op.x.data) + row;  // a lane reads what it wrote
+  const bool branch = op.r.data != nullptr;
+  const float sum = branch ? add_branch<R, A, true>(op, row, first) : add_branch<R, A, false>(op, row, first);
+  const R* h = static_cast<const R*>(branch ? op.h.data : op.x.data) + row;  // a lane reads what it wrote
   const float mean = op.mean != nullptr ? sum / channels : 0.0f;
   const float squares = op.mean != nullptr ? squares_around(h, mean, op.C, first) : sum;
   const float rstd = 1.0f / std::sqrt(squares / channels + op.epsilon);
@@ -150,10 +159,17 @@ __device__ __forceinline__ void gradient_of_row(const ResidualNormBackward& op, 
   }
 }
 
-/// Rows [begin, end), one block of them: its sums over n, for the eight channels from c on.
+/// Adds rows [begin, end), a group of a block's, to its sums over n, for the eight channels from c on. Between groups
+/// they lie in the workspace, where this thread alone finds them: in registers they would cost a fourth of the warps.
 template <class R, class A>
-__device__ __forceinline__ void sum_rows(const ResidualNormBackward& op, int64_t begin, int64_t end, int c) {
+__device__ __forceinline__ void add_rows(const ResidualNormBackward& op, int64_t begin, int64_t end, int c) {
+  const int64_t block = blockIdx.x;
+  float* sums = static_cast<float*>(op.workspace) + block * 2 * op.C + c;
   float d_weight[8] = {}, d_bias[8] = {};
+  if (begin != block * op.kRows) {
+    load8(sums, d_weight);
+    if (op.mean != nullptr) load8(sums + op.C, d_bias);
+  }
   for (int64_t n = begin; n < end; ++n) {
     float dy[8], h[8];
     load8(static_cast<const A*>(op.dy.data) + n * op.C + c, dy);
@@ -164,18 +180,21 @@ __device__ __forceinline__ void sum_rows(const ResidualNormBackward& op, int64_t
       d_bias[i] += dy[i];
     }
   }
-  float* sums = static_cast<float*>(op.workspace) + begin / op.kRows * 2 * op.C + c;
   store8(sums, d_weight);
   if (op.mean != nullptr) store8(sums + op.C, d_bias);
 }
 
 template <class R, class A, class W>
-__global__ void __launch_bounds__(kWarpLanes* kBackwardWarps) norm_backward_kernel(const ResidualNormBackward op) {
-  const int64_t begin = int64_t{blockIdx.x} * op.kRows;
-  const int64_t end = begin + op.kRows < op.N ? begin + op.kRows : op.N;
-  for (int64_t n = begin + threadIdx.y; n < end; n += kBackwardWarps) gradient_of_row<R, A, W>(op, n);
-  const int thread = static_cast<int>(threadIdx.y * kWarpLanes + threadIdx.x);
-  for (int c = thread * 8; c < op.C; c += kBackwardWarps * kSweep) sum_rows<R, A>(op, begin, end, c);
+__global__ void __launch_bounds__(kWarpLanes* kBackwardWarps, kBackwardBlocks)
+    norm_backward_kernel(const ResidualNormBackward op) {
+  const int64_t block = int64_t{blockIdx.x} * op.kRows;
+  const int64_t block_end = block + op.kRows < op.N ? block + op.kRows : op.N;
+  const int own = static_cast<int>(threadIdx.y * kWarpLanes + threadIdx.x) * 8;
+  for (int64_t begin = block; begin < block_end; begin += kBackwardWarps) {
+    const int64_t end = begin + kBackwardWarps < block_end ? begin + kBackwardWarps : block_end;
+    if (begin + threadIdx.y < end) gradient_of_row<R, A, W>(op, begin + threadIdx.y);
+    for (int c = own; c < op.C; c += kBackwardWarps * kSweep) add_rows<R, A>(op, begin, end, c);
+  }
 }
 
 /// Second stage: the weight's gradient (which = 0) or the bias's (1).
