@@ -16,7 +16,6 @@
 // Masks   in the last tile alone, which holds the diagonal. Rows behind T are zeros on the way in and are not stored.
 #include "kernels/cuda/attention_hopper.h"
 
-
 #include "base/error.h"
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/launch.h"
