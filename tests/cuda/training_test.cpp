@@ -1,8 +1,10 @@
 // Training on the CUDA backend against training on the CPU, and against itself.
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "src/training/tune.h"
 #include "tests/catch.h"
 #include "tests/training/outcome.h"
 
@@ -76,6 +78,26 @@ TEST_CASE("on CUDA planned sizes equal allocated sizes, and no step allocates", 
       CHECK(engine.backend().allocation_count() == allocations);
     }
   }
+}
+
+// Catches: a table whose keys are not those of a run's products, a key of the config that nobody reads.
+TEST_CASE("a run uses the table that tune has made, and adds nothing to it", "[training]") {
+  using Catch::Matchers::ContainsSubstring;
+  Config config = on("cuda", short_config(Strategy::bf16_sr, Architecture::gpt2));
+  const std::string table = tune(config);
+  REQUIRE_THAT(table, ContainsSubstring("\"seconds\""));
+  const TemporaryFolder folder;
+  config.algorithms = folder.path() + "/algorithms.json";
+  REQUIRE_THROWS_WITH(make_backend(config), ContainsSubstring("algorithms.json cannot be read"));
+  std::ofstream(config.algorithms) << table;
+  const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
+  Engine engine(config);
+  engine.optimizer().initialise();
+  Trainer trainer(engine, shards);
+  trainer.step();
+  CHECK(engine.backend().algorithms() == table);
+  REQUIRE_THROWS_WITH(tune(on("cpu", short_config(Strategy::bf16_sr, Architecture::gpt2))),
+                      ContainsSubstring("there is nothing to tune on CPU"));
 }
 
 TEST_CASE("a model that does not fit on the device is refused before the first step, with the plan and a cure",
