@@ -60,6 +60,10 @@ class Backend {
 
   /// The stream that a run's work is given to.
   virtual Stream stream() const = 0;
+  /// Another, for work beside it (collectives); the same where a backend has one queue.
+  virtual Stream second_stream() const = 0;
+  /// What is given to `later` from now on begins when all that was given to `earlier` so far is done.
+  virtual void order(Stream earlier, Stream later) = 0;
   /// Does work(), which gives operations to `stream`. Work that was done under the same key before may be replayed
   /// instead of called: it must be the same operations on the same memory each time, and copy nothing from or to the
   /// host.
@@ -76,6 +80,10 @@ class Backend {
 
   /// One line for the start-up table, for example "CPU, 2 threads, oneDNN 2.6.3 (AMX)".
   virtual std::string description() const = 0;
+  /// What decides the bits of results beside the inputs: device, instruction set, libraries. Not the number of threads.
+  virtual std::string arithmetic() const = 0;
+  /// Which GPU it is, the same text in every process that uses it; "" where processes may share the device anyway.
+  virtual std::string device_id() const = 0;
 
   /// The algorithms of all matrix products so far, as JSON; "" where a backend has no choice (docs/algorithms.md).
   virtual std::string algorithms() const { return ""; }

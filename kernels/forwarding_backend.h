@@ -61,6 +61,8 @@ class ForwardingBackend : public Backend {
 
   void synchronize(Stream stream) override { inner_->synchronize(stream); }
   Stream stream() const override { return inner_->stream(); }
+  Stream second_stream() const override { return inner_->second_stream(); }
+  void order(Stream earlier, Stream later) override { inner_->order(earlier, later); }
   /// Replayed work does not pass through around(): a subclass that must see it calls work() instead.
   void repeat(uint64_t key, Stream stream, const std::function<void()>& work) override {
     inner_->repeat(key, stream, work);
@@ -71,6 +73,8 @@ class ForwardingBackend : public Backend {
   int64_t allocation_count() const override { return inner_->allocation_count(); }
   int64_t free_bytes() const override { return inner_->free_bytes(); }
   std::string description() const override { return inner_->description(); }
+  std::string arithmetic() const override { return inner_->arithmetic(); }
+  std::string device_id() const override { return inner_->device_id(); }
   std::string algorithms() const override { return inner_->algorithms(); }
   void use_algorithms(const std::string& json, const std::string& where) override {
     inner_->use_algorithms(json, where);

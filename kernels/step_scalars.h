@@ -13,17 +13,21 @@ struct StepScalars {
   float learning_rate = 0;
   float bias1 = 1, bias2 = 1;  // 1 - beta^t of both moments; t counts applied and skipped steps alike, from 1
   uint32_t step = 0;           // the optimizer step of random draws, from 1
-  uint32_t micro_batch = 0;    // global index of the micro-batch within the step: the draw of gradient noise
+  // Draws of gradient noise. Ranks compute micro-batches in rounds: rank r of W has the global index round + r.
+  uint32_t micro_batch = 0;    // global index, within the step, of this rank's micro-batch
+  uint32_t round = 0;          // that of the round's first one
+  uint32_t micro_batches = 1;  // of the whole step, over all ranks: the draw behind all of theirs
   float loss_scale = 1;        // 1/N: targets that count in the whole global step
   double largest_norm = 0;     // gradient clip; 0 = no clipping
   double loss_limit = 0;       // a loss above it skips the update; Inf = never
   double norm_limit = 0;       // the same for the gradient norm
 
   // Written by the step itself.
-  ExactSum loss_sum;         // sum of target losses of the step (leaf: one sequence)
-  ExactSum squared_norm;     // of the gradient (leaf: 1,024 elements)
-  double loss = 0;           // mean loss
-  double gradient_norm = 0;  // before clipping
+  ExactSum loss_sum;          // sum of target losses of the step (leaf: one sequence)
+  int64_t stop_requests = 0;  // ranks that got a signal to stop; beside loss_sum, with which it is summed over ranks
+  ExactSum squared_norm;      // of the gradient (leaf: 1,024 elements)
+  double loss = 0;            // mean loss
+  double gradient_norm = 0;   // before clipping
   float clip_factor = 1;
   int32_t apply = 1;  // 0: skip this update
 };

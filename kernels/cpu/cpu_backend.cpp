@@ -112,6 +112,8 @@ std::string CpuBackend::description() const {
   return fmt::format("CPU, {} thread{}, {}", threads_, threads_ == 1 ? "" : "s", product_->description());
 }
 
+std::string CpuBackend::arithmetic() const { return "CPU, " + product_->description(); }
+
 std::unique_ptr<Backend> make_cpu_backend(int threads) {
   demand(threads >= 0, "CPU backend", "the number of threads", threads, "at least 0 (0 = all cores)");
   return std::make_unique<CpuBackend>(threads);

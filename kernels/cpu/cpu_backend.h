@@ -45,6 +45,8 @@ class CpuBackend : public Backend {
   void copy_to_host(void* to, const void* from, int64_t bytes, Stream stream) override;
   void synchronize(Stream stream) override;
   Stream stream() const override { return {}; }
+  Stream second_stream() const override { return stream(); }
+  void order(Stream /*earlier*/, Stream /*later*/) override {}
   void repeat(uint64_t /*key*/, Stream /*stream*/, const std::function<void()>& work) override { work(); }
 
   void* allocate(int64_t bytes) override;
@@ -53,6 +55,8 @@ class CpuBackend : public Backend {
   int64_t allocation_count() const override { return allocation_count_; }
   int64_t free_bytes() const override;
   std::string description() const override;
+  std::string arithmetic() const override;
+  std::string device_id() const override { return ""; }
 
  private:
   int threads_;

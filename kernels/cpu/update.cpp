@@ -2,7 +2,8 @@
 //
 // The first three run over leaves (leaves.h) whose elements are independent; random bits are drawn a leaf at once
 // (random_leaf.h) and are a function of (seed, tensor, element, step, draw) alone.
-// Floor   bytes moved: accumulate 8 (BF16 sum) or 12 (FP32) an element, squared_norm 2 or 4.
+// Floor   bytes moved, an element: accumulate reads every contribution once, reads the sum (not at first) and writes it
+// once: 8 for one FP32 contribution to a BF16 sum; squared_norm 2 or 4.
 #include <algorithm>  // min
 #include <cmath>
 #include <mutex>
@@ -15,19 +16,36 @@
 namespace dither {
 namespace {
 
-/// sum[i] = RN or SR of (sum[i] + addend[i]), or of addend[i] alone.
-template <bool kFirst, bool kStochastic>
-void accumulate_bf16(Bf16* sum, const float* addend, const uint16_t* dithers, int64_t count) {
+/// sum[i] = RN or SR of (sum[i] + addend[i]), or of addend[i] alone. An FP32 sum is what its addition gives.
+template <bool kFirst, bool kStochastic, class Sum, class Addend>
+void add_leaf(Sum* sum, const Addend* addend, const uint16_t* dithers, int64_t count) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    const float total = kFirst ? addend[i] : to_float(sum[i]) + addend[i];
-    sum[i] = kStochastic ? round_stochastic(total, dithers[i]) : round_nearest(total);
+    const float x = widened(addend[i]);
+    const float total = kFirst ? x : widened(sum[i]) + x;
+    if constexpr (kStochastic) {
+      sum[i] = round_stochastic(total, dithers[i]);
+    } else {
+      sum[i] = rounded<Sum>(total);
+    }
   }
 }
 
-void accumulate_fp32(float* sum, const float* addend, bool first, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) sum[i] = first ? addend[i] : sum[i] + addend[i];
+/// All contributions to one leaf, which stays in the fastest cache meanwhile: memory sees one read and one write of it.
+template <bool kStochastic, class Sum, class Addend>
+void fold_leaf(const Accumulate& op, const Segment& s, int64_t first, int64_t count) {
+  NoiseId id = {op.seed, s.tensor, op.scalars->step, op.purpose, *op.draw};
+  alignas(64) uint16_t dithers[kLeafElements];
+  Sum* sum = data_of<Sum>(op.sum) + s.offset + first;
+  const Addend* addend = data_of<Addend>(op.addend) + s.offset + first;
+  for (int64_t c = 0; c < op.contributions; ++c, ++id.draw, addend += op.stride) {
+    if constexpr (kStochastic) draw_dithers(id, s.first + first, dithers);
+    if (c == 0 && op.first) {
+      add_leaf<true, kStochastic>(sum, addend, dithers, count);
+    } else {
+      add_leaf<false, kStochastic>(sum, addend, dithers, count);
+    }
+  }
 }
 
 }  // namespace
@@ -40,7 +58,7 @@ void CpuBackend::initialise(const Initialise& op, Stream) {
     uint32_t words[4 * kLeafBlocks];
     constexpr int64_t kDrawn = 4 * kLeafBlocks;  // one word an element
     for (int64_t begin = part_begin; begin < part_end; begin += kDrawn) {
-      if (op.std != 0) draw_words(id, begin / 4, words);
+      if (op.std != 0) draw_words(id, (op.first + begin) / 4, words);
       const int64_t count = std::min(kDrawn, part_end - begin);
       for (int64_t i = 0; i < count; ++i) {
         const double z = op.std != 0 ? normal_deviate(words[i]) : 0.0;
@@ -56,22 +74,12 @@ void CpuBackend::initialise(const Initialise& op, Stream) {
 void CpuBackend::accumulate(const Accumulate& op, Stream) {
   op.check();
   check_segments("accumulate", op.segments, op.segment_count);
-  const bool narrow = op.sum.type == DType::bf16;
-  const bool stochastic = narrow && op.rounding == Rounding::stochastic;
-  const auto add = op.first ? (stochastic ? accumulate_bf16<true, true> : accumulate_bf16<true, false>)
-                            : (stochastic ? accumulate_bf16<false, true> : accumulate_bf16<false, false>);
-  parallel_parts(threads_, op.segments, op.segment_count, [&](const Segment& s, int64_t begin, int64_t end) {
-    const NoiseId id = {op.seed, s.tensor, op.scalars->step, RandomStream::gradient_accumulation,
-                        op.scalars->micro_batch};
-    alignas(64) uint16_t dithers[kLeafElements];
-    for_each_leaf(begin, end, [&](int64_t first, int64_t count) {
-      const int64_t at = s.offset + first;
-      if (stochastic) draw_dithers(id, s.first + first, dithers);
-      if (narrow) {
-        add(op.sum.bf16() + at, op.addend.fp32() + at, dithers, count);
-      } else {
-        accumulate_fp32(op.sum.fp32() + at, op.addend.fp32() + at, op.first, count);
-      }
+  with_type(op.addend.type, [&]<class Addend>(Addend) {
+    const auto fold = op.sum.type == DType::fp32            ? fold_leaf<false, float, Addend>
+                      : op.rounding == Rounding::stochastic ? fold_leaf<true, Bf16, Addend>
+                                                            : fold_leaf<false, Bf16, Addend>;
+    parallel_parts(threads_, op.segments, op.segment_count, [&](const Segment& s, int64_t begin, int64_t end) {
+      for_each_leaf(begin, end, [&](int64_t first, int64_t count) { fold(op, s, first, count); });
     });
   });
 }

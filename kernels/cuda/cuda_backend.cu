@@ -1,12 +1,15 @@
 // What every operation of the CUDA backend stands on: the device, its memory, streams, copies and recorded work.
 #include "kernels/cuda/cuda_backend.h"
 
+#include <unistd.h>  // gethostname
+
 #include <algorithm>
 #include <cstdlib>  // getenv
 #include <cstring>
 #include <string>
 
 #include "base/error.h"
+#include "kernels/cuda/cublaslt.h"  // cublasLtGetVersion()
 #include "kernels/cuda/kernels.h"
 #include "kernels/operations/check.h"
 
@@ -105,18 +108,22 @@ CudaBackend::CudaBackend(int device) : device_(device) {
   }
   demand(device >= 0 && device < devices, "CUDA backend", "the device", device, "the number of one that exists");
   check_cuda(cudaSetDevice(device), "choosing the device");
-  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+  for (cudaStream_t* stream : {&stream_, &second_stream_}) {
+    check_cuda(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "a stream");
+  }
+  check_cuda(cudaEventCreateWithFlags(&order_, cudaEventDisableTiming), "an event");
   staging_ = std::make_unique<cuda::Staging>();
   products_ = std::make_unique<cuda::MatrixProducts>(allocate(cuda_workspace_bytes()));
 }
 
 CudaBackend::~CudaBackend() {
-  (void)cudaStreamSynchronize(stream_);
+  for (cudaStream_t stream : {stream_, second_stream_}) (void)cudaStreamSynchronize(stream);
   recordings_.clear();
   products_.reset();
   staging_.reset();
   for (const auto& [memory, bytes] : allocations_) (void)cudaFree(memory);
-  (void)cudaStreamDestroy(stream_);
+  (void)cudaEventDestroy(order_);
+  for (cudaStream_t stream : {stream_, second_stream_}) (void)cudaStreamDestroy(stream);
 }
 
 void CudaBackend::zero(void* memory, int64_t bytes, Stream stream) {
@@ -133,6 +140,12 @@ void CudaBackend::copy_to_host(void* to, const void* from, int64_t bytes, Stream
 }
 
 void CudaBackend::synchronize(Stream stream) { check_cuda(cudaStreamSynchronize(stream_of(stream)), "synchronize"); }
+
+void CudaBackend::order(Stream earlier, Stream later) {
+  if (earlier.handle == later.handle) return;  // a stream keeps its own order
+  check_cuda(cudaEventRecord(order_, stream_of(earlier)), "order");
+  check_cuda(cudaStreamWaitEvent(stream_of(later), order_, 0), "order");
+}
 
 void CudaBackend::repeat(uint64_t key, Stream stream, const std::function<void()>& work) {
   recordings_[key].run(stream_of(stream), work);
@@ -181,6 +194,21 @@ std::string CudaBackend::description() const {
          std::to_string(device.minor) + ", driver for CUDA " + version_text(driver) + ", CUDA " +
          version_text(runtime) + ", " + size_text(free_bytes() + allocated_bytes_) + " of " +
          size_text(static_cast<int64_t>(device.totalGlobalMem)) + " free at the start";
+}
+
+std::string CudaBackend::arithmetic() const {
+  cudaDeviceProp device = {};
+  check_cuda(cudaGetDeviceProperties(&device, device_), "the device's properties");
+  return std::string(device.name) + ", compute capability " + std::to_string(device.major) + "." +
+         std::to_string(device.minor) + ", " + std::to_string(device.multiProcessorCount) +
+         " multiprocessors, cuBLASLt " + std::to_string(cublasLtGetVersion());
+}
+
+std::string CudaBackend::device_id() const {
+  char bus[32] = {}, host[256] = {};
+  check_cuda(cudaDeviceGetPCIBusId(bus, sizeof(bus), device_), "the device's PCI bus id");
+  DITHER_ASSERT(gethostname(host, sizeof(host) - 1) == 0);
+  return std::string("PCI ") + bus + " of " + host;
 }
 
 int cuda_devices() {

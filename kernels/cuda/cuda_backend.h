@@ -88,6 +88,10 @@ class CudaBackend final : public Backend {
   void copy_to_host(void* to, const void* from, int64_t bytes, Stream stream) override;
   void synchronize(Stream stream) override;
   Stream stream() const override { return {stream_}; }
+  Stream second_stream() const override { return {second_stream_}; }
+  /// Within repeat() what is given to `later` is recorded too, once it is ordered behind the stream that is recorded;
+  /// before the work ends it must be ordered before that stream again.
+  void order(Stream earlier, Stream later) override;
   void repeat(uint64_t key, Stream stream, const std::function<void()>& work) override;
 
   void* allocate(int64_t bytes) override;
@@ -96,6 +100,8 @@ class CudaBackend final : public Backend {
   int64_t allocation_count() const override { return allocation_count_; }
   int64_t free_bytes() const override;
   std::string description() const override;
+  std::string arithmetic() const override;
+  std::string device_id() const override;
 
   std::string algorithms() const override { return products_->algorithms(); }
   void use_algorithms(const std::string& json, const std::string& where) override {
@@ -105,7 +111,8 @@ class CudaBackend final : public Backend {
 
  private:
   int device_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, second_stream_ = nullptr;
+  cudaEvent_t order_ = nullptr;  // of order(): waits hold its place at their call, so one is enough
   std::unordered_map<void*, int64_t> allocations_;
   int64_t allocated_bytes_ = 0;
   int64_t allocation_count_ = 0;

@@ -1,14 +1,15 @@
 // Initial values, accumulation over micro-batches, the squared norm and the step's decision, on a GPU.
 //
 //   initialise    one thread, four elements: one draw of 128 random bits
-//   accumulate    a leaf a block at a time, eight elements a thread; SR takes one draw a thread
+//   accumulate    a leaf a block at a time, eight elements a thread, which stay in registers while all contributions
+//                 are added; SR takes one draw a thread and contribution
 //   squared_norm  eight leaves a block at a time, sixteen lanes each: a lane adds every sixteenth element in FP64
 //   decide_step   one thread
 // Shapes and contracts: kernels/operations/update.h.
 // Launch  kFlatBlocks blocks of 128 threads that walk runs of leaves (flat.h); initialise: one thread for four
 // elements. Order   a leaf's sum is the CPU's; leaves of a block meet in a register, blocks in integer atomics: bits of
-// the CPU. Floor   bytes: accumulate 8 (BF16 sum) or 12 (FP32) an element, squared_norm 2 or 4. docs/results holds what
-// is reached.
+// the CPU. Floor   bytes an element: accumulate reads every contribution once, reads the sum (not at first) and writes
+// it once: 8 for one FP32 contribution to a BF16 sum; squared_norm 2 or 4. docs/results holds what is reached.
 #include "kernels/cuda/flat.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.h"
@@ -26,7 +27,7 @@ __global__ void __launch_bounds__(128) initialise_kernel(const Initialise op) {
   const int64_t begin = (int64_t{blockIdx.x} * 128 + threadIdx.x) * 4;
   if (begin >= op.count) return;
   const NoiseId id = {op.seed, op.tensor, 0, RandomStream::initialisation, 0};
-  const PhiloxWords words = random_block(id, begin / 4);
+  const PhiloxWords words = random_block(id, (op.first + begin) / 4);
   for (int i = 0; i < 4 && begin + i < op.count; ++i) {
     const double z = op.std != 0 ? normal_deviate(words.w[i]) : 0.0;
     const StoredWeight stored = WeightRule<kWrite>::initial(static_cast<float>(op.mean + op.std * z));
@@ -35,41 +36,44 @@ __global__ void __launch_bounds__(128) initialise_kernel(const Initialise op) {
   }
 }
 
-template <class T>
+template <class Sum, class Addend>
 __global__ void __launch_bounds__(cuda::kFlatThreads) accumulate_kernel(const Accumulate op) {
-  T* sums = static_cast<T*>(op.sum.data);
-  const float* addends = static_cast<const float*>(op.addend.data);
-  const StepScalars& scalars = *op.scalars;
-  const bool stochastic = sizeof(T) == 2 && op.rounding == Rounding::stochastic;
-  const auto add = [&](const Segment& s, int64_t leaf) {
+  Sum* sums = static_cast<Sum*>(op.sum.data);
+  const Addend* addends = static_cast<const Addend*>(op.addend.data);
+  const uint32_t step = op.scalars->step, draw = *op.draw;
+  const bool stochastic = sizeof(Sum) == 2 && op.rounding == Rounding::stochastic;
+  const auto fold = [&](const Segment& s, int64_t leaf) {
     const int64_t own = 8 * int64_t{threadIdx.x}, count = cuda::leaf_elements(s, leaf);
     if (own >= count) return;
     const int64_t first = leaf * kLeafElements + own, at = s.offset + first;
-    float x[8], sum[8] = {};
-    load8(addends + at, x);
+    float sum[8] = {};
     if (!op.first) load8(sums + at, sum);
-    uint16_t dithers[8] = {};
-    if (stochastic) {
-      cuda::draw8({op.seed, s.tensor, scalars.step, RandomStream::gradient_accumulation, scalars.micro_batch},
-                  s.first + first, dithers);
-    }
-    DITHER_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      const float total = op.first ? x[i] : sum[i] + x[i];
-      x[i] = stochastic ? to_float(round_stochastic(total, dithers[i])) : total;
+    const Addend* addend = addends + at;
+    for (int64_t c = 0; c < op.contributions; ++c, addend += op.stride) {
+      float x[8];
+      load8(addend, x);
+      uint16_t dithers[8] = {};
+      if (stochastic) {
+        cuda::draw8({op.seed, s.tensor, step, op.purpose, draw + static_cast<uint32_t>(c)}, s.first + first, dithers);
+      }
+      DITHER_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        const float total = op.first && c == 0 ? x[i] : sum[i] + x[i];
+        sum[i] = stochastic ? to_float(round_stochastic(total, dithers[i])) : as_stored<Sum>(total);
+      }
     }
     if (own + 8 <= count) {
-      move8(sums + at, x);
+      move8(sums + at, sum);
     } else {  // what lies behind a tensor is not written
       DITHER_UNROLL
       for (int i = 0; i < 8; ++i) {
-        if (own + i < count) store1(sums + at + i, x[i]);
+        if (own + i < count) store1(sums + at + i, sum[i]);
       }
     }
   };
   cuda::walk_runs(op.segments, op.segment_count, shared_memory<cuda::WalkScratch>(),
                   [&](const Segment& s, int64_t leaf, int64_t count) {
-                    for (const int64_t end = leaf + count; leaf < end; ++leaf) add(s, leaf);
+                    for (const int64_t end = leaf + count; leaf < end; ++leaf) fold(s, leaf);
                   });
 }
 
@@ -146,8 +150,11 @@ void initialise(const Initialise& op, Stream stream) {
 void accumulate(const Accumulate& op, Stream stream) {
   op.check();
   if (op.segment_count == 0) return;
-  with_element(op.sum.type, [&]<class T>(T) {
-    launch({"accumulate", kFlatBlocks, kFlatThreads, sizeof(WalkScratch)}, stream, accumulate_kernel<T>, op);
+  with_element(op.sum.type, [&]<class Sum>(Sum) {
+    with_element(op.addend.type, [&]<class Addend>(Addend) {
+      launch({"accumulate", kFlatBlocks, kFlatThreads, sizeof(WalkScratch)}, stream, accumulate_kernel<Sum, Addend>,
+             op);
+    });
   });
 }
 

@@ -6,12 +6,15 @@
 namespace dither {
 
 /// none: the tensor does not exist; int16: the lower half of an FP32 value (split32), which nothing computes with
-/// alone.
-enum class DType : uint8_t { none, bf16, fp32, int16 };
+/// alone; int64: counts and exact sums on their way between ranks.
+enum class DType : uint8_t { none, bf16, fp32, int16, int64 };
 
-constexpr int64_t size_of(DType type) { return type == DType::fp32 ? 4 : type == DType::none ? 0 : 2; }
+constexpr int64_t size_of(DType type) {
+  constexpr int64_t sizes[] = {0, 2, 4, 2, 8};
+  return sizes[static_cast<int>(type)];
+}
 constexpr const char* name_of(DType type) {
-  constexpr const char* names[] = {"none", "bf16", "fp32", "int16"};
+  constexpr const char* names[] = {"none", "bf16", "fp32", "int16", "int64"};
   return names[static_cast<int>(type)];
 }
 

@@ -27,6 +27,7 @@ enum class RandomStream : uint32_t {
   output_gradient_quantisation = 7,
   data_shuffle = 8,
   sampling = 9,
+  gradient_wire = 10,
 };
 
 struct PhiloxWords {

@@ -42,6 +42,9 @@ void demand_real(bool ok, const char* operation, const char* what, double value,
   if (!ok) throw Error(fmt::format("{}: {} is {}, needs {}", operation, what, value, allowed));
 }
 
+bool aligned(int64_t element) { return element >= 0 && element % kLeafElements == 0; }
+std::string leaf_text() { return fmt::format("a multiple of {}", kLeafElements); }
+
 void demand_list(const char* operation, const Segment* segments, int64_t segment_count) {
   demand(segment_count >= 0, operation, "segment_count", segment_count, "0 or more");
   DITHER_ASSERT(segments != nullptr || segment_count == 0);
@@ -53,11 +56,9 @@ void check_segments(const char* operation, const Segment* segments, int64_t segm
   demand_list(operation, segments, segment_count);
   for (int64_t i = 0; i < segment_count; ++i) {
     const Segment& s = segments[i];
-    const auto aligned = [](int64_t x) { return x >= 0 && x % kLeafElements == 0; };
-    const std::string leaf = fmt::format("a multiple of {}", kLeafElements);
     const auto name = [&](const char* field) { return fmt::format("segments[{}].{}", i, field); };
-    if (!aligned(s.offset)) demand(false, operation, name("offset").c_str(), s.offset, leaf.c_str());
-    if (!aligned(s.first)) demand(false, operation, name("first").c_str(), s.first, leaf.c_str());
+    if (!aligned(s.offset)) demand(false, operation, name("offset").c_str(), s.offset, leaf_text().c_str());
+    if (!aligned(s.first)) demand(false, operation, name("first").c_str(), s.first, leaf_text().c_str());
     if (s.count < 0) demand(false, operation, name("count").c_str(), s.count, "0 or more");
     if (s.tensor >= kTensorIds) demand(false, operation, name("tensor").c_str(), s.tensor, "an id below 2^24");
     if (s.group < 0) demand(false, operation, name("group").c_str(), s.group, "0 or more");
@@ -73,14 +74,18 @@ void Initialise::check() const {
   demand_real(std::isfinite(mean), name, "mean", mean, "a finite number");
   demand_real(std::isfinite(std) && std >= 0, name, "std", std, "a finite number of at least 0");
   demand(tensor < kTensorIds, name, "tensor", tensor, "an id below 2^24");
+  demand(aligned(first), name, "first", first, leaf_text().c_str());
 }
 
 void Accumulate::check() const {
   const char* name = "accumulate";
   demand_float(name, "sum", sum);
-  demand_type(name, "addend", addend, DType::fp32);
+  demand_float(name, "addend", addend);
   demand_list(name, segments, segment_count);
-  DITHER_ASSERT(scalars != nullptr);
+  demand(contributions >= 1, name, "contributions", contributions, "at least 1");
+  const bool apart = contributions == 1 || (stride > 0 && stride % 8 == 0);  // kernels read eight elements at once
+  demand(apart, name, "stride", stride, "a multiple of 8 above 0 for several contributions");
+  DITHER_ASSERT(scalars != nullptr && draw != nullptr);
 }
 
 void SquaredNorm::check() const {

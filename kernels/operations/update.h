@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/numerics/adamw.h"
+#include "kernels/numerics/philox.h"
 #include "kernels/step_scalars.h"
 #include "kernels/view.h"
 
@@ -29,25 +30,30 @@ struct Initialise {
   View weight;  // [count] out
   View extra;   // [count] out  absent: none
   Strategy strategy;
-  int64_t count;  // elements, the first of them the tensor's first
+  int64_t count;  // elements
   double mean, std;
   uint32_t tensor;
   uint64_t seed;
+  int64_t first = 0;  // index of the first element within its whole tensor, a multiple of kLeafElements
   void check() const;
   int64_t bytes() const;  // work.h
 };
 
-/// sum <- round(sum + addend), one micro-batch's contribution to the gradient.
-///   FP32 sum: RN.   BF16 sum: SR with draw = scalars->micro_batch (stream gradient_accumulation), or RN.
+/// A left fold: sum <- round(sum + addend_c) for c = 0, 1, ..: contributions of micro-batches to the gradient.
+///   FP32 sum: RN.   BF16 sum: SR with draw = *draw + c of the stream `purpose`, or RN.
 struct Accumulate {
   View sum;                 // flat, BF16 or FP32
-  ConstView addend;         // flat, FP32
-  const Segment* segments;  // offsets count in both arrays
+  ConstView addend;         // [contributions, stride] each flat, BF16 or FP32
+  const Segment* segments;  // offsets count in the sum and in each contribution
   int64_t segment_count;
-  bool first;         // sum = round(addend): what it held is not read
+  bool first;         // begins with sum = round(addend_0): what it held is not read
   Rounding rounding;  // of a BF16 sum
   uint64_t seed;
   const StepScalars* scalars;
+  const uint32_t* draw;       // of contribution 0: one of the counts in *scalars
+  int64_t contributions = 1;  // at least 1
+  int64_t stride = 0;         // elements from one contribution to the next; a multiple of 8
+  RandomStream purpose = RandomStream::gradient_accumulation;
   void check() const;
   int64_t bytes(int64_t elements) const;  // work.h; elements of all segments, whose list lies in backend memory
 };

@@ -99,7 +99,10 @@ int64_t SumLosses::bytes() const { return of(losses, B * T); }
 int64_t Initialise::bytes() const { return of(weight, count) + of(extra, count); }
 int64_t DecideStep::bytes() const { return static_cast<int64_t>(sizeof(StepScalars)); }
 
-int64_t Accumulate::bytes(int64_t elements) const { return of(addend, elements) + (first ? 1 : 2) * of(sum, elements); }
+/// The sum is read and written once, however many contributions there are.
+int64_t Accumulate::bytes(int64_t elements) const {
+  return of(addend, contributions * elements) + (first ? 1 : 2) * of(sum, elements);
+}
 
 int64_t SquaredNorm::bytes(int64_t elements) const { return of(gradient, elements); }
 

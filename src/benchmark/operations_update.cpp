@@ -170,6 +170,7 @@ void add_update(List& list) {
            [block, in_block](const Shapes& s, CaseMemory& m) {
              const std::vector<Segment> segments = s.table.bucket_segments(block, Plane::strategy);
              const bool stochastic = s.config.precision.gradient == GradientStorage::bf16_sr;
+             const StepScalars* scalars = scalars_of(s, m);
              const Accumulate op{.sum = m.random(in_block, gradient_type(s.config.precision.gradient)),
                                  .addend = m.random(in_block, DType::fp32),
                                  .segments = m.from_host(segments),
@@ -177,7 +178,8 @@ void add_update(List& list) {
                                  .first = false,
                                  .rounding = stochastic ? Rounding::stochastic : Rounding::nearest,
                                  .seed = 1,
-                                 .scalars = scalars_of(s, m)};
+                                 .scalars = scalars,
+                                 .draw = &scalars->micro_batch};
              return call(&Backend::accumulate, op);
            });
   list.add("squared_norm", whole, [](const Shapes& s, CaseMemory& m) {

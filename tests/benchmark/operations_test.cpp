@@ -16,9 +16,10 @@ namespace {
 using Names = std::set<std::string>;
 
 /// Virtual functions that neither compute nor move anything.
-const Names kNoOperation = {
-    "~Backend",        "synchronize",      "stream",      "repeat",     "allocate",       "free", "free_bytes",
-    "allocated_bytes", "allocation_count", "description", "algorithms", "use_algorithms", "tune"};
+const Names kNoOperation = {"~Backend",         "synchronize", "second_stream", "order",      "stream",
+                            "repeat",           "allocate",    "free",          "free_bytes", "allocated_bytes",
+                            "allocation_count", "description", "arithmetic",    "device_id",  "algorithms",
+                            "use_algorithms",   "tune"};
 
 Names names_of(const std::vector<Case>& cases) {
   Names names;

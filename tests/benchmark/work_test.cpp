@@ -102,6 +102,8 @@ TEST_CASE("bytes of updates: the state read and written, the gradient read") {
   REQUIRE(sum.bytes(1000) == 8000);
   sum.first = true;
   REQUIRE(sum.bytes(1000) == 6000);
+  sum.contributions = 4;  // each is read, the sum is written once
+  REQUIRE(sum.bytes(1000) == 18000);
 }
 
 // Catches: a floor of the sum of both times, the wrong ceiling named.

@@ -13,17 +13,11 @@
 
 namespace dither {
 
-static const TestedOperation kTested[] = {TestedOperation("allocate"),
-                                          TestedOperation("free"),
-                                          TestedOperation("copy"),
-                                          TestedOperation("zero"),
-                                          TestedOperation("copy_from_host"),
-                                          TestedOperation("copy_to_host"),
-                                          TestedOperation("synchronize"),
-                                          TestedOperation("repeat"),
-                                          TestedOperation("algorithms"),
-                                          TestedOperation("use_algorithms"),
-                                          TestedOperation("tune")};
+static const TestedOperation kTested[] = {
+    TestedOperation("allocate"),   TestedOperation("free"),           TestedOperation("copy"),
+    TestedOperation("zero"),       TestedOperation("copy_from_host"), TestedOperation("copy_to_host"),
+    TestedOperation("order"),      TestedOperation("synchronize"),    TestedOperation("repeat"),
+    TestedOperation("algorithms"), TestedOperation("use_algorithms"), TestedOperation("tune")};
 
 namespace {
 
@@ -122,6 +116,80 @@ TEST_CASE("repeated work is called twice, replayed from then on, and done every 
   REQUIRE(called == 2);
   backend->repeat(8, stream, [&] { ++called; });
   REQUIRE(called == 3);
+  backend->free(memory);
+}
+
+// Catches: a second stream that is the first, an order() that waits for nothing or for what a stream got earlier.
+TEST_CASE("what one stream was given before order() is done before what the other gets after it") {
+  const auto backend = make_cuda_backend(0);
+  const Stream stream = backend->stream(), second = backend->second_stream();
+  REQUIRE(stream.handle != second.handle);
+  auto* memory = static_cast<float*>(backend->allocate(3 * 64 * 4));
+  const View in{memory, DType::fp32}, middle = in.at(64), out = in.at(128);
+  for (int run = 1; run <= 5; ++run) {
+    std::vector<float> values(64, static_cast<float>(run));
+    backend->copy_from_host(in.data, values.data(), 256, stream);
+    backend->order(stream, second);
+    backend->copy(middle, in, 64, second);
+    backend->order(second, stream);
+    backend->copy(out, middle, 64, stream);
+    backend->order(stream, second);
+    backend->order(second, second);
+    backend->copy_to_host(values.data(), out.data, 256, second);
+    backend->synchronize(second);
+    REQUIRE(values == std::vector<float>(64, static_cast<float>(run)));
+  }
+  backend->free(memory);
+}
+
+// Catches: a second stream whose part is done at the time of recording and never again, or before what it waits for.
+TEST_CASE("repeated work may use both streams: the second one's part is replayed in its place") {
+  const auto backend = make_cuda_backend(0);
+  const Stream stream = backend->stream(), second = backend->second_stream();
+  auto* memory = static_cast<float*>(backend->allocate(4 * 64 * 4));
+  const View in{memory, DType::fp32}, middle = in.at(64), beside = in.at(128), out = in.at(192);
+  int called = 0;
+  for (int run = 1; run <= 5; ++run) {
+    std::vector<float> values(64, static_cast<float>(run));
+    backend->copy_from_host(in.data, values.data(), 256, stream);
+    backend->repeat(7, stream, [&] {
+      ++called;
+      backend->copy(middle, in, 64, stream);
+      backend->order(stream, second);
+      backend->copy(beside, middle, 64, second);
+      backend->order(second, stream);
+      backend->copy(out, beside, 64, stream);
+      backend->zero(middle.data, 256, stream);
+    });
+    backend->copy_to_host(values.data(), out.data, 256, stream);
+    backend->synchronize(stream);
+    REQUIRE(values == std::vector<float>(64, static_cast<float>(run)));
+  }
+  REQUIRE(called == 2);
+  backend->free(memory);
+}
+
+// Catches: an error that leaves the second stream in capture, a recording without what was not joined.
+TEST_CASE("repeated work that does not join the second stream is refused by name, and both streams work on") {
+  const auto backend = make_cuda_backend(0);
+  const Stream stream = backend->stream(), second = backend->second_stream();
+  void* memory = backend->allocate(64);
+  const auto dirt = counted(64, 3);
+  const auto work = [&](bool join) {
+    backend->repeat(1, stream, [&] {
+      backend->order(stream, second);
+      backend->zero(memory, 64, second);
+      if (join) backend->order(second, stream);
+    });
+  };
+  work(true);
+  REQUIRE_THROWS_WITH(work(false), ContainsSubstring("recording a step: cudaErrorStreamCaptureUnjoined"));
+  backend->synchronize(second);
+  for (int run = 0; run < 2; ++run) {  // recorded, then replayed
+    backend->copy_from_host(memory, dirt.data(), 64, stream);
+    work(true);
+    REQUIRE(read(*backend, memory, 64) == std::vector<uint8_t>(64, 0));
+  }
   backend->free(memory);
 }
 

@@ -1,10 +1,21 @@
+// How the stand-ins of the CUDA runtime work: queues that run when somebody waits for them, marks in them, captures.
+//
+// A stream is a queue. Its work is done up to some place when somebody waits for that place: the host, or another
+// stream that comes to a piece of work that waits (cudaStreamWaitEvent). A capture is a set of nodes, each with those
+// it must follow; a graph is the same nodes in the latest order that these allow: what one stream alone gave in its
+// order, what another gave only when a node waits for it. So work that is not ordered, but should be, comes too late.
 #include "tests/cuda_host/cuda_runtime.h"
 
+#include <unistd.h>
+#include <algorithm>
+
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <set>
 #include <utility>
 #include <vector>
@@ -19,10 +30,23 @@ struct CudaHostGraphExec {
   std::vector<Work> work;
 };
 
+using Nodes = std::vector<size_t>;
+
+struct Capture {
+  struct Node {
+    Work work;
+    Nodes behind;  // nodes that it follows, those of its own stream first
+  };
+  CudaHostStream* origin;  // that it began in
+  std::vector<Node> nodes;
+  bool open = true;
+};
+
 struct CudaHostStream {
   std::deque<Work> queue;
-  uint64_t given = 0, done = 0;  // pieces of work, since the stream was made
-  CudaHostGraph* captured = nullptr;
+  uint64_t given = 0, done = 0;      // pieces of work, since the stream was made
+  std::shared_ptr<Capture> capture;  // that it is part of
+  Nodes last;                        // ... and the nodes that its next one will follow
 
   void run_until(uint64_t target) {
     while (done < target) {
@@ -34,11 +58,21 @@ struct CudaHostStream {
   }
 };
 
+/// A place in a stream, as one recording of an event made it.
+struct Mark {
+  std::shared_ptr<CudaHostStream> stream;  // null: the null stream, whose work is done at once
+  uint64_t place = 0;                      // pieces of work before it
+  Clock::time_point time;                  // when the stream came to it
+  std::shared_ptr<Capture> capture;        // that the stream was part of; then place and time mean nothing
+  Nodes last;                              // ... and the nodes before the mark
+
+  void reach() const {
+    if (stream != nullptr) stream->run_until(place);
+  }
+};
+
 struct CudaHostEvent {
-  CudaHostStream* stream = nullptr;  // it was last recorded in; null: never, or in the null stream
-  uint64_t place = 0;                // pieces of work before it
-  Clock::time_point time;            // when the stream came to it
-  bool recorded = false;
+  std::shared_ptr<Mark> mark;  // of its last recording; null: none
 };
 
 namespace {
@@ -51,7 +85,7 @@ size_t g_memory = size_t{64} << 30;
 size_t g_used = 0;
 std::map<void*, size_t> g_allocations;
 std::set<void*> g_pinned;
-std::set<CudaHostStream*> g_streams;
+std::map<CudaHostStream*, std::shared_ptr<CudaHostStream>> g_streams;
 size_t g_events = 0, g_graphs = 0;
 
 void* poisoned(size_t bytes) {
@@ -62,17 +96,40 @@ void* poisoned(size_t bytes) {
 }
 
 void run_everything() {
-  for (CudaHostStream* stream : g_streams) stream->run_until(stream->given);
+  for (const auto& [stream, owner] : g_streams) stream->run_until(stream->given);
 }
 
 bool capturing() {
-  for (const CudaHostStream* stream : g_streams) {
-    if (stream->captured != nullptr) return true;
-  }
-  return false;
+  return std::any_of(g_streams.begin(), g_streams.end(), [](const auto& s) { return s.first->capture != nullptr; });
 }
 
 bool unknown(cudaStream_t stream) { return stream != nullptr && g_streams.count(stream) == 0; }
+
+/// The stream's next node follows these too.
+void follow(Nodes& last, const Nodes& others) {
+  for (const size_t node : others) {
+    if (std::find(last.begin(), last.end(), node) == last.end()) last.push_back(node);
+  }
+}
+
+/// The capture's nodes that lead to `ends`, in the latest order: before a node comes what it follows, and nothing else.
+Nodes latest_order(const Capture& capture, const Nodes& ends) {
+  Nodes order, waiting(ends.rbegin(), ends.rend());  // the last one of `waiting` is next
+  std::vector<bool> placed(capture.nodes.size(), false);
+  while (!waiting.empty()) {
+    const size_t node = waiting.back();
+    const Nodes& behind = capture.nodes[node].behind;
+    const auto missing = std::find_if(behind.begin(), behind.end(), [&](size_t other) { return !placed[other]; });
+    if (!placed[node] && missing != behind.end()) {
+      waiting.push_back(*missing);
+      continue;
+    }
+    if (!placed[node]) order.push_back(node);
+    placed[node] = true;
+    waiting.pop_back();
+  }
+  return order;
+}
 
 }  // namespace
 
@@ -82,8 +139,9 @@ void enqueue(CudaHostStream* stream, std::function<void()> work) {
   if (stream == nullptr) {
     run_everything();
     work();
-  } else if (stream->captured != nullptr) {
-    stream->captured->work.push_back(std::move(work));
+  } else if (stream->capture != nullptr) {
+    stream->capture->nodes.push_back({std::move(work), stream->last});
+    stream->last = {stream->capture->nodes.size() - 1};
   } else {
     stream->queue.push_back(std::move(work));
     ++stream->given;
@@ -118,6 +176,16 @@ const char* cudaGetErrorName(cudaError_t status) {
       return "cudaErrorNotReady";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureMerge:
+      return "cudaErrorStreamCaptureMerge";
+    case cudaErrorStreamCaptureUnmatched:
+      return "cudaErrorStreamCaptureUnmatched";
+    case cudaErrorStreamCaptureUnjoined:
+      return "cudaErrorStreamCaptureUnjoined";
+    case cudaErrorStreamCaptureIsolation:
+      return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorCapturedEvent:
+      return "cudaErrorCapturedEvent";
   }
   return "an unknown error";
 }
@@ -142,6 +210,16 @@ const char* cudaGetErrorString(cudaError_t status) {
       return "device not ready";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureMerge:
+      return "operation would cause the merge of two capture sequences";
+    case cudaErrorStreamCaptureUnmatched:
+      return "capture was not begun in this stream";
+    case cudaErrorStreamCaptureUnjoined:
+      return "capture has a fork that was not joined";
+    case cudaErrorStreamCaptureIsolation:
+      return "dependency on uncaptured work";
+    case cudaErrorCapturedEvent:
+      return "operation not permitted on an event of a capture";
   }
   return "an unknown error";
 }
@@ -161,6 +239,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (cudaSetDevice(device) != cudaSuccess) return cudaErrorInvalidDevice;
   *properties = {"host execution", 9, 0, 2, g_memory};
   return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  if (cudaSetDevice(device) != cudaSuccess) return cudaErrorInvalidDevice;
+  // The host has memory enough for all its processes: each gets a device of its own, named after it.
+  return std::snprintf(text, static_cast<size_t>(length), "host:%d", static_cast<int>(getpid())) < length
+             ? cudaSuccess
+             : cudaErrorInvalidValue;
 }
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
@@ -230,8 +315,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new CudaHostStream();
-  g_streams.insert(*stream);
+  auto made = std::make_shared<CudaHostStream>();
+  *stream = made.get();
+  g_streams[*stream] = std::move(made);
   return cudaSuccess;
 }
 
@@ -239,14 +325,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == nullptr || unknown(stream)) return cudaErrorInvalidResourceHandle;
   stream->run_until(stream->given);
   g_streams.erase(stream);
-  delete stream;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (unknown(stream)) return cudaErrorInvalidResourceHandle;
   if (stream == nullptr) return cudaDeviceSynchronize();
-  if (stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (stream->capture != nullptr) return cudaErrorStreamCaptureUnsupported;
   stream->run_until(stream->given);
   return cudaSuccess;
 }
@@ -254,6 +339,24 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaDeviceSynchronize() {
   if (capturing()) return cudaErrorStreamCaptureUnsupported;
   run_everything();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (unknown(stream) || event == nullptr) return cudaErrorInvalidResourceHandle;
+  const std::shared_ptr<Mark> mark = event->mark;  // a later recording changes nothing for this wait
+  if (mark == nullptr) return cudaSuccess;
+  if (mark->capture == nullptr) {
+    if (stream != nullptr && stream->capture != nullptr) return cudaErrorStreamCaptureIsolation;
+    enqueue(stream, [mark] { mark->reach(); });
+    return cudaSuccess;
+  }
+  if (stream == nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (!mark->capture->open) return cudaErrorCapturedEvent;
+  if (stream->capture != nullptr && stream->capture != mark->capture) return cudaErrorStreamCaptureMerge;
+  if (stream->capture == nullptr) stream->last.clear();
+  stream->capture = mark->capture;
+  follow(stream->last, mark->last);
   return cudaSuccess;
 }
 
@@ -265,7 +368,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   if (event == nullptr) return cudaErrorInvalidResourceHandle;
-  cudaEventSynchronize(event);  // the stream still holds its address
   --g_events;
   delete event;
   return cudaSuccess;
@@ -273,40 +375,59 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (unknown(stream) || event == nullptr) return cudaErrorInvalidResourceHandle;
-  if (stream != nullptr && stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
-  enqueue(stream, [event] { event->time = Clock::now(); });
-  event->stream = stream;
-  event->place = stream == nullptr ? 0 : stream->given;
-  event->recorded = true;
+  auto mark = std::make_shared<Mark>();
+  event->mark = mark;
+  if (stream != nullptr && stream->capture != nullptr) {
+    mark->capture = stream->capture;
+    mark->last = stream->last;
+    return cudaSuccess;
+  }
+  enqueue(stream, [mark] { mark->time = Clock::now(); });
+  if (stream != nullptr) mark->stream = g_streams.at(stream);
+  mark->place = stream == nullptr ? 0 : stream->given;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event == nullptr) return cudaErrorInvalidResourceHandle;
-  if (event->recorded && event->stream != nullptr && !unknown(event->stream)) event->stream->run_until(event->place);
+  if (event->mark == nullptr) return cudaSuccess;
+  if (event->mark->capture != nullptr) return cudaErrorCapturedEvent;
+  event->mark->reach();
   return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  if (begin == nullptr || end == nullptr || !begin->recorded || !end->recorded) return cudaErrorInvalidResourceHandle;
   for (const CudaHostEvent* event : {begin, end}) {
-    if (event->stream != nullptr && event->stream->done < event->place) return cudaErrorNotReady;
+    if (event == nullptr || event->mark == nullptr) return cudaErrorInvalidResourceHandle;
+    if (event->mark->capture != nullptr) return cudaErrorCapturedEvent;
+    if (event->mark->stream != nullptr && event->mark->stream->done < event->mark->place) return cudaErrorNotReady;
   }
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  *milliseconds = std::chrono::duration<float, std::milli>(end->mark->time - begin->mark->time).count();
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream == nullptr) return cudaErrorStreamCaptureUnsupported;  // the legacy stream cannot be captured
-  if (unknown(stream) || stream->captured != nullptr) return cudaErrorInvalidResourceHandle;
-  stream->captured = new CudaHostGraph();
-  ++g_graphs;
+  if (unknown(stream) || stream->capture != nullptr) return cudaErrorInvalidResourceHandle;
+  stream->capture = std::make_shared<Capture>(Capture{stream, {}, true});
+  stream->last.clear();
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  if (stream == nullptr || unknown(stream) || stream->captured == nullptr) return cudaErrorInvalidResourceHandle;
-  *graph = std::exchange(stream->captured, nullptr);
+  if (stream == nullptr || unknown(stream) || stream->capture == nullptr) return cudaErrorInvalidResourceHandle;
+  const std::shared_ptr<Capture> capture = stream->capture;
+  if (capture->origin != stream) return cudaErrorStreamCaptureUnmatched;
+  for (const auto& [member, owner] : g_streams) {
+    if (member->capture == capture) member->capture = nullptr;
+  }
+  capture->open = false;
+  *graph = nullptr;
+  const Nodes order = latest_order(*capture, stream->last);
+  if (order.size() < capture->nodes.size()) return cudaErrorStreamCaptureUnjoined;
+  *graph = new CudaHostGraph();
+  for (const size_t node : order) (*graph)->work.push_back(std::move(capture->nodes[node].work));
+  ++g_graphs;
   return cudaSuccess;
 }
 

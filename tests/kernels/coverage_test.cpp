@@ -19,7 +19,10 @@ const std::map<std::string, std::string> kExempt = {
     {"allocated_bytes", "a counter: the cases of allocate and free read it"},
     {"allocation_count", "a counter: the cases of allocate read it"},
     {"description", "text for people, free to change"},
+    {"arithmetic", "text that ranks compare"},
+    {"device_id", "text that ranks compare"},
     {"stream", "names the queue that cases of repeat and every run use"},
+    {"second_stream", "names the other queue: the cases of order use it"},
     {"free_bytes", "a figure of the machine's: refusals of allocate show it"},
 };
 

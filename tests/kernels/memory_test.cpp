@@ -9,17 +9,11 @@
 
 namespace dither {
 
-static const TestedOperation kTested[] = {TestedOperation("allocate"),
-                                          TestedOperation("free"),
-                                          TestedOperation("copy"),
-                                          TestedOperation("zero"),
-                                          TestedOperation("copy_from_host"),
-                                          TestedOperation("copy_to_host"),
-                                          TestedOperation("synchronize"),
-                                          TestedOperation("repeat"),
-                                          TestedOperation("algorithms"),
-                                          TestedOperation("use_algorithms"),
-                                          TestedOperation("tune")};
+static const TestedOperation kTested[] = {
+    TestedOperation("allocate"),   TestedOperation("free"),           TestedOperation("copy"),
+    TestedOperation("zero"),       TestedOperation("copy_from_host"), TestedOperation("copy_to_host"),
+    TestedOperation("order"),      TestedOperation("synchronize"),    TestedOperation("repeat"),
+    TestedOperation("algorithms"), TestedOperation("use_algorithms"), TestedOperation("tune")};
 
 // Catches: memory that is not cleared when it was used before, a lost alignment, counters that forget a release.
 TEST_CASE("allocated memory is zero, aligned and counted") {
@@ -111,6 +105,13 @@ TEST_CASE("the backend describes itself in one line") {
   REQUIRE_THAT(make_cpu_backend(3)->description(), StartsWith("CPU, 3 threads, "));
   REQUIRE_THROWS_WITH(make_cpu_backend(-1),
                       "CPU backend: the number of threads is -1, needs at least 0 (0 = all cores)");
+}
+
+// Catches: a queue that the CPU does not have.
+TEST_CASE("the CPU has one queue, whose order is kept already") {
+  const auto backend = make_cpu_backend(1);
+  REQUIRE(backend->second_stream().handle == backend->stream().handle);
+  REQUIRE_NOTHROW(backend->order(backend->second_stream(), backend->stream()));
 }
 
 TEST_CASE("the CPU calls repeated work each time, and has no algorithms to choose from") {

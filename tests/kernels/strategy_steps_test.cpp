@@ -86,7 +86,8 @@ class Run {
                             .first = micro_batch == 0,
                             .rounding = Rounding::stochastic,
                             .seed = 1337,
-                            .scalars = &scalars_},
+                            .scalars = &scalars_,
+                            .draw = &scalars_.micro_batch},
                            {});
     }
     backend_->squared_norm({.gradient = gradient_,

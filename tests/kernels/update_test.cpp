@@ -2,7 +2,9 @@
 // FP64.
 #include <bit>
 #include <cmath>
+#include <iterator>  // size
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -47,7 +49,8 @@ Accumulate accumulation(View sum, ConstView addend, const std::vector<Segment>& 
           .first = false,
           .rounding = Rounding::stochastic,
           .seed = 42,
-          .scalars = &s};
+          .scalars = &s,
+          .draw = &s.micro_batch};
 }
 
 SquaredNorm norm_of(ConstView gradient, const std::vector<Segment>& segments, ExactSum* groups, StepScalars& s) {
@@ -130,28 +133,59 @@ OPERATION_TEST(initialise, "std 0 gives a constant, seed and tensor choose the d
   REQUIRE(complaint(good, [](Initialise& o) { o.mean = kInf; }) == "initialise: mean is inf, needs a finite number");
   REQUIRE(complaint(good, [](Initialise& o) { o.tensor = 1 << 24; }) ==
           "initialise: tensor is 16777216, needs an id below 2^24");
+  REQUIRE(complaint(good, [](Initialise& o) { o.first = 8; }) == "initialise: first is 8, needs a multiple of 1024");
   REQUIRE(complaint(good, [](Initialise& o) { o.weight.type = DType::fp32; }) ==
           "initialise: weight is fp32, needs bf16");
   REQUIRE(complaint(good, [](Initialise& o) { o.extra = o.weight; }) ==
           "initialise: extra is bf16, needs none under strategy bf16_sr");
 }
 
+// Catches: an index counted within the piece, `first` counted in blocks or words, a block number cut to 32 bits.
+OPERATION_TEST(initialise, "pieces of a tensor get the bits that the whole has there") {
+  const Strategy strategy = GENERATE(Strategy::mixed, Strategy::split32);  // both have a second component
+  const StrategyInfo& info = strategy_info(strategy);
+  constexpr int64_t kCount = 5'000, kCuts[] = {0, 1024, 4096, kCount};
+  TestTensor whole(info.weight, kCount), whole_extra(info.weight_extra, kCount);
+  TestTensor pieces(info.weight, kCount), pieces_extra(info.weight_extra, kCount);
+  const auto backend = test_backend(2);
+  backend->initialise(initial(strategy, whole, whole_extra, kCount), {});
+  for (size_t i = 0; i + 1 < std::size(kCuts); ++i) {
+    Initialise op = initial(strategy, pieces.at(kCuts[i]), pieces_extra.at(kCuts[i]), kCuts[i + 1] - kCuts[i]);
+    op.first = kCuts[i];
+    backend->initialise(op, {});
+  }
+  REQUIRE(same_bits(pieces, whole));
+  REQUIRE(same_bits(pieces_extra, whole_extra));
+
+  TestTensor far(DType::fp32, 100), expected(DType::fp32, 100);
+  Initialise op = initial(Strategy::fp32, far, {}, 100);
+  op.first = int64_t{1} << 37;
+  for (int64_t i = 0; i < 100; ++i) {
+    const NoiseId id = {1337, 5, 0, RandomStream::initialisation, 0};
+    expected.set(i, 0.25 + 0.02 * normal_deviate(random_word(id, op.first + i)));
+  }
+  backend->initialise(op, {});
+  REQUIRE(same_bits(far, expected));
+}
+
 // Catches: an index counted from the segment or the flat array, the micro-batch forgotten in the draw, a dither for RN,
-// `first` reading what the sum held (NaN here), writing into the gaps, a sum rounded before it is complete.
+// `first` reading what the sum held (NaN here), writing into the gaps, a sum rounded before it is complete, an addend
+// taken for another type, the noise of another purpose.
 OPERATION_TEST(accumulate, "every element is rounded once, with the dither of its place in its tensor") {
-  const auto type = GENERATE(DType::bf16, DType::fp32);
+  const auto type = GENERATE(DType::bf16, DType::fp32), added = GENERATE(DType::fp32, DType::bf16);
   const auto rounding = GENERATE(Rounding::stochastic, Rounding::nearest);
   const auto first = GENERATE(true, false);
   const auto leaves = GENERATE(int64_t{1000}, int64_t{1}, int64_t{7});  // whole tensors, and how shards may cut them
+  const auto purpose = leaves == 7 ? RandomStream::gradient_wire : RandomStream::gradient_accumulation;
   StepScalars scalars;
   scalars.step = 9;
   scalars.micro_batch = 3;
-  const TestTensor addend = normal_tensor(DType::fp32, kFlatElements, 1);
+  const TestTensor addend = normal_tensor(added, kFlatElements, 1);
   TestTensor sum = first ? TestTensor(type, kFlatElements) : normal_tensor(type, kFlatElements, 2);
   TestTensor expected = sum;
-  const NoiseId base = {42, 0, 9, RandomStream::gradient_accumulation, 3};
+  const NoiseId base = {42, 0, 9, purpose, 3};
   for_each_element(flat_layout(), [&](const Segment& s, int64_t i, int64_t element) {
-    const float total = addend.fp32()[i] + (first ? 0.0f : static_cast<float>(expected.get(i)));
+    const float total = static_cast<float>(addend.get(i)) + (first ? 0.0f : static_cast<float>(expected.get(i)));
     NoiseId id = base;
     id.tensor = s.tensor;
     if (type == DType::fp32) {
@@ -166,7 +200,44 @@ OPERATION_TEST(accumulate, "every element is rounded once, with the dither of it
   Accumulate op = accumulation(sum, addend, segments, scalars);
   op.first = first;
   op.rounding = rounding;
+  op.purpose = purpose;
   test_backend(GENERATE(1, 3))->accumulate(op, {});
+  REQUIRE(same_bits(sum, expected));
+  REQUIRE(sum.guard_intact());
+}
+
+// Catches: contributions added before they meet the sum, another order than by rising index, a rounding at the end
+// instead of after each, one draw for all or a draw that counts from 0, a stride in bytes or of whole leaves, `first`
+// that replaces the sum by every contribution, the micro-batch taken where another count was named.
+OPERATION_TEST(accumulate, "a fold over contributions is as many single ones with the draw counted up") {
+  const auto type = GENERATE(DType::bf16, DType::fp32), added = GENERATE(DType::fp32, DType::bf16);
+  const auto rounding = GENERATE(Rounding::stochastic, Rounding::nearest);
+  const auto first = GENERATE(true, false);
+  constexpr int64_t kContributions = 5, kStride = kFlatElements + 8;
+  const TestTensor addends = normal_tensor(added, kContributions * kStride, 1);
+  TestTensor sum = first ? TestTensor(type, kFlatElements) : normal_tensor(type, kFlatElements, 2);
+  TestTensor expected = sum;
+  StepScalars scalars;
+  scalars.step = 9;
+  scalars.micro_batch = 77;
+  scalars.round = 11;
+  const auto backend = test_backend(3);
+  const std::vector<Segment> pieces = cut_layout(7), whole = flat_layout();
+  Accumulate op = accumulation(sum, addends, pieces, scalars);
+  op.first = first;
+  op.rounding = rounding;
+  op.draw = &scalars.round;
+  op.contributions = kContributions;
+  op.stride = kStride;
+  backend->accumulate(op, {});
+
+  for (int64_t c = 0; c < kContributions; ++c, ++scalars.round) {
+    Accumulate single = accumulation(expected, ConstView(addends).at(c * kStride), whole, scalars);
+    single.first = first && c == 0;
+    single.rounding = rounding;
+    single.draw = &scalars.round;
+    backend->accumulate(single, {});
+  }
   REQUIRE(same_bits(sum, expected));
   REQUIRE(sum.guard_intact());
 }
@@ -236,8 +307,15 @@ OPERATION_TEST(accumulate, "what is not allowed is named") {
   REQUIRE(complaint(good, unchanged).empty());
   REQUIRE(complaint(good, [](Accumulate& o) { o.sum = {}; }) ==
           "accumulate: sum is absent, needs a BF16 or FP32 tensor");
-  REQUIRE(complaint(good, [](Accumulate& o) { o.addend.type = DType::bf16; }) ==
-          "accumulate: addend is bf16, needs fp32");
+  REQUIRE(complaint(good, [](Accumulate& o) { o.addend.type = DType::int64; }) ==
+          "accumulate: addend is int64, needs a BF16 or FP32 tensor");
+  REQUIRE(complaint(good, [](Accumulate& o) { o.contributions = 0; }) ==
+          "accumulate: contributions is 0, needs at least 1");
+  for (const int64_t stride : {-8, 0, 12}) {
+    REQUIRE(complaint(good, [&](Accumulate& o) { o.contributions = 2, o.stride = stride; }) ==
+            "accumulate: stride is " + std::to_string(stride) +
+                ", needs a multiple of 8 above 0 for several contributions");
+  }
   REQUIRE(complaint(good, [](Accumulate& o) { o.segment_count = -1; }) ==
           "accumulate: segment_count is -1, needs 0 or more");
   const auto with = [&](auto change) {

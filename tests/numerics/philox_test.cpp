@@ -55,6 +55,7 @@ TEST_CASE("the numbers of the random streams never change") {
   CHECK(static_cast<uint32_t>(RandomStream::output_gradient_quantisation) == 7);
   CHECK(static_cast<uint32_t>(RandomStream::data_shuffle) == 8);
   CHECK(static_cast<uint32_t>(RandomStream::sampling) == 9);
+  CHECK(static_cast<uint32_t>(RandomStream::gradient_wire) == 10);
 }
 
 // Catches: a field that is ignored, two fields that share bits (block 2^32 with tensor + 1, draw with stream), a block
@@ -65,7 +66,7 @@ TEST_CASE("block, tensor, step, stream and draw never alias, at both ends of the
   for (int64_t block : {0ll, 1ll, 255ll, 0xFFFFFFFFll, 1ll << 32, (1ll << 32) + 1, 1ll << 39, (1ll << 40) - 1}) {
     for (uint32_t tensor : {0u, 1u, 255u, 256u, 0x10000u, 0xFFFFFFu}) {
       for (uint32_t step : {0u, 1u, 0xFFFFFFFFu}) {
-        for (uint32_t stream = 0; stream < 10; ++stream) {
+        for (uint32_t stream = 0; stream <= 10; ++stream) {
           for (uint32_t draw : {0u, 1u, 0x10000u, 0xFFFFFFu}) {
             seen.insert(words_of(random_block({7, tensor, step, static_cast<RandomStream>(stream), draw}, block)));
             ++drawn;
