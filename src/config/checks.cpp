@@ -17,7 +17,7 @@
 namespace dither {
 namespace {
 
-constexpr int64_t kMaxMicroBatches = 1 << 24;  // the micro-batch is 24 bits of each random counter
+constexpr int64_t kMaxMicroBatches = 1 << 23;  // the draw is 24 bits of each random counter, and idle ranks count on
 constexpr const char* kNext = "\n       ";     // continues a message under its first line
 
 /// Fails in the name of the file where `path` was given.
@@ -127,6 +127,26 @@ void check_precision(const Config& config, const Given& given) {
   }
 }
 
+void check_parallel(const Config& config, const Given& given) {
+  const ParallelConfig& p = config.parallel;
+  const bool matches = p.reduction == Reduction::bf16 ? p.wire == DType::bf16 : p.wire == DType::fp32;
+  if (p.reduction != Reduction::ordered && !matches) {
+    fail(given, "parallel.wire",
+         fmt::format("is {}, but parallel.reduction {} sends what it sums in: leave the key out; it is a choice under "
+                     "\"ordered\"",
+                     value_of(config, "parallel.wire"), value_of(config, "parallel.reduction")));
+  }
+  if (p.shard_group_size > 0 && p.zero_stage == 0) {
+    fail(given, "parallel.shard_group_size",
+         fmt::format("is {}, but parallel.zero_stage 0 shares nothing out: choose stage 1, 2 or 3, or leave it out",
+                     p.shard_group_size));
+  }
+  if (p.share_device && p.transport == Transport::nccl) {
+    fail(given, "parallel.share_device",
+         "is true, but parallel.transport \"nccl\" needs a GPU for each rank: choose transport \"host\"");
+  }
+}
+
 void check_evaluation(const Config& config, const Given& given) {
   if (config.evaluation.every_steps > 0 && config.data.validation.empty()) {
     fail(given, "evaluation.every_steps",
@@ -233,6 +253,7 @@ void check_contradictions(const Config& config, const Given& given) {
   check_rotary(config, given);
   check_batch(config, given);
   check_precision(config, given);
+  check_parallel(config, given);
   check_evaluation(config, given);
 }
 

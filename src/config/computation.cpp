@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "src/config/keys.h"   // the table
@@ -31,8 +32,16 @@ std::string lines_of(const Config& config, bool with_seed) {
 }  // namespace
 
 bool decides_computation(const Key& key) {
-  return key.load && key.path != "name" && key.path != "device" && key.path != "algorithms" &&
-         key.path != "parallel.threads" && !begins_with(key.path, "logging.") && !begins_with(key.path, "sampling.");
+  constexpr std::array kOthers = {"name",
+                                  "device",
+                                  "algorithms",
+                                  "parallel.threads",
+                                  "parallel.transport",
+                                  "parallel.device_index",
+                                  "parallel.share_device",
+                                  "parallel.timeout_seconds"};
+  return key.load && std::find(kOthers.begin(), kOthers.end(), key.path) == kOthers.end() &&
+         !begins_with(key.path, "logging.") && !begins_with(key.path, "sampling.");
 }
 
 std::string computation_text(const Config& config) { return lines_of(config, true); }

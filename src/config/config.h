@@ -102,8 +102,21 @@ struct OptimizerConfig {
   ScheduleConfig schedule;
 };
 
+/// How gradients are summed over ranks. `ordered`: a left fold over the global micro-batch index, so that no bit
+/// depends on how the work is cut (NUMERICS 10).
+enum class Reduction { bf16, fp32, ordered };
+enum class Transport { automatic, nccl, mpi, host, none };
+
 struct ParallelConfig {
-  int threads = 0;  // CPU threads of this process; 0 = all cores
+  int threads = 0;               // CPU threads of this process; 0 = all cores
+  int zero_stage = 0;            // shards: 1 optimizer state, 2 and gradients, 3 and weights
+  int64_t shard_group_size = 0;  // consecutive ranks that share one copy; 0 = all; smaller: hybrid sharding
+  Reduction reduction = Reduction::fp32;
+  DType wire = DType::fp32;  // in what gradients travel; default by reduction
+  Transport transport = Transport::automatic;
+  int device_index = -1;      // -1 = the local rank
+  bool share_device = false;  // several ranks may use one GPU
+  int timeout_seconds = 600;  // a rank without progress for so long ends the job
 };
 
 struct EvaluationConfig {

@@ -19,6 +19,7 @@ constexpr uint64_t kMaxVocabulary = 1ull << 24;       // sixty times today's lar
 constexpr uint64_t kMaxSequence = 1ull << 20;         // so that offsets into any activation stay within 2^62
 constexpr uint64_t kMaxWidth = 1ull << 20;            // the same
 constexpr uint64_t kMaxSeed = 18446744073709551615u;  // the Philox key has 64 bits
+constexpr uint64_t kMaxRanks = 1ull << 20;            // a bound only against misprints
 constexpr double kLeast = 1e-30;                      // FP32 arithmetic sees 0 below 1.2e-38
 constexpr double kMost = 1e12;                        // a bound only against misprints
 
@@ -181,6 +182,29 @@ std::vector<Key> optimizer_keys() {
 std::vector<Key> remaining_keys() {
   return {
       integer(FIELD(parallel.threads), {0, 1024}, "CPU threads of a process; 0: all cores"),
+      integer(FIELD(parallel.zero_stage), {0, 3},
+              "what ranks share out: 1 optimizer state, 2 gradients too, 3 weights too; 0: each has all"),
+      integer(FIELD(parallel.shard_group_size), {0, kMaxRanks},
+              "consecutive ranks that share out one copy, a divisor of all ranks (a node's GPUs: hybrid sharding); 0: "
+              "all ranks"),
+      word(FIELD(parallel.reduction),
+           words({{"bf16", "summed in BF16"},
+                  {"fp32", "summed in FP32"},
+                  {"ordered",
+                   "added in the order of micro-batches: the same bits on any number of ranks, at any stage"}}),
+           "how gradients are summed over ranks"),
+      word(FIELD(parallel.wire), float_words(), "in what gradients travel between ranks; a choice under ordered alone")
+          .by("bf16 under reduction bf16, else fp32"),
+      word(FIELD(parallel.transport),
+           words({{"auto", "nccl between GPUs; between CPUs mpi under mpirun, else host"},
+                  {"nccl", "NCCL, one GPU a rank"},
+                  {"mpi", "MPI, CPU ranks"},
+                  {"host", "shared memory, ranks of one node"},
+                  {"none", "one rank"}}),
+           "what carries data between ranks"),
+      integer(FIELD(parallel.device_index), {-1, 1023}, "GPU of this process; -1: the local rank's"),
+      boolean(FIELD(parallel.share_device), "several ranks may use one GPU (through transport host)"),
+      integer(FIELD(parallel.timeout_seconds), {1, 1000000}, "a rank without progress for so long ends the job"),
       integer(FIELD(evaluation.every_steps), {0, kMaxSteps}, "steps between validations; 0: only at the end"),
       integer(FIELD(evaluation.batches), {0, kMaxSteps}, "micro-batches of one validation; 0: the whole set"),
       integer(FIELD(sampling.every_steps), {0, kMaxSteps}, "steps between text samples; 0: none"),

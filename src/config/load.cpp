@@ -73,6 +73,8 @@ void derive(Config& config, const Given& given) {
   if (absent("precision.second_moment")) p.second_moment = strategy.second_moment;
   if (absent("precision.residual")) p.residual = strategy.weight;
   if (absent("precision.compute")) p.compute = strategy.compute;
+  ParallelConfig& parallel = config.parallel;
+  if (absent("parallel.wire")) parallel.wire = parallel.reduction == Reduction::bf16 ? DType::bf16 : DType::fp32;
 }
 
 /// The name of a run whose config gives none: the file's, without folder and ending.

@@ -40,6 +40,7 @@ std::string shown(DType type) {
       return "FP32";
     case DType::int16:
       return "int16";
+    case DType::int64:  // no strategy stores it
     case DType::none:
       break;
   }

@@ -96,7 +96,7 @@ TEST_CASE("a step is a whole number of micro-batches that 64 bits can count") {
         "model.sequence_length 256\n       nearest: 4096 or 6144");
   CHECK(contains(batch_error(R"("batch": {"tokens_per_step": 1})"), "nearest: 2048"));
   CHECK(contains(batch_error(R"("batch": {"tokens_per_step": 1099511627776})"),
-                 "536870912 micro-batches a step, at most 16777216; raise batch.micro_batch_size"));
+                 "536870912 micro-batches a step, at most 8388608; raise batch.micro_batch_size"));
   CHECK(contains(
       batch_error(R"("steps": 4294967295, "batch": {"tokens_per_step": 1099511627776, "micro_batch_size": 65536})"),
       "t.json: steps is 4294967295, times batch.tokens_per_step 1099511627776 is more tokens than"));

@@ -314,7 +314,14 @@ Json another_value(const Key& key, const Config& config) {
 
 // Catches: a key that hash or comparison forgets, digits of a real lost, a seed inside the hash.
 TEST_CASE("the hash depends on every key that decides what is computed, and on no other") {
-  const std::set<std::string> other = {"name", "device", "algorithms", "parallel.threads"};
+  const std::set<std::string> other = {"name",
+                                       "device",
+                                       "algorithms",
+                                       "parallel.threads",
+                                       "parallel.transport",
+                                       "parallel.device_index",
+                                       "parallel.share_device",
+                                       "parallel.timeout_seconds"};
   const Config config = parsed(kSmall);
   CHECK(config_hash(config) == config_hash(parsed(to_json(config))));
   CHECK(config_hash(config).size() == 16);
