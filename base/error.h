@@ -13,6 +13,10 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What `main` puts before an error where several processes speak, "rank 3: "; "" at first.
+void set_error_origin(const std::string& origin);
+const std::string& error_origin();
+
 /// Prints the broken assertion with its place and aborts.
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
 

@@ -34,7 +34,7 @@ include_directories(${PROJECT_SOURCE_DIR})
 function(dither_room name)
   cmake_parse_arguments(ROOM "" "DIRECTORY" "LINKS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${ROOM_DIRECTORY}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "/kernels/(cuda|no_cuda)/")  # cmake/cuda.cmake
+  list(FILTER sources EXCLUDE REGEX "/(kernels/(cuda|no_cuda)|src/parallel/(nccl|no_nccl))/")  # cmake/cuda.cmake, nccl.cmake
   add_library(dither_${name} STATIC ${sources})
   set_target_properties(dither_${name} PROPERTIES LINKER_LANGUAGE CXX)
   target_link_libraries(dither_${name} PUBLIC ${ROOM_LINKS})

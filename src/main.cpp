@@ -62,6 +62,11 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
   return 0;
 }
 
+int failed(const char* kind, const char* message, int status) {
+  std::fprintf(stderr, "%s%s%s\n", dither::error_origin().c_str(), kind, message);
+  return status;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -75,6 +80,7 @@ int main(int argc, char** argv) {
   app.get_formatter()->label("Positionals", "Arguments");
   app.get_formatter()->label("REQUIRED", "(required)");
 
+  dither::add_plan_command(app);
   dither::add_train_command(app);
   dither::add_compare_command(app);
   dither::add_report_command(app);
@@ -89,16 +95,13 @@ int main(int argc, char** argv) {
   try {
     return parse_and_run(app, argc, argv);
   } catch (const dither::Error& e) {
-    std::fprintf(stderr, "error: %s\n", e.what());
-    return kBadInput;
+    return failed("error: ", e.what(), kBadInput);
   } catch (const std::system_error& e) {  // a disk or a system call that refused, where nobody had more to say of it
-    std::fprintf(stderr, "error: %s\n", e.what());
-    return kBadInput;
+    return failed("error: ", e.what(), kBadInput);
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "error: out of memory; cures: a smaller batch.micro_batch_size, sequence length or model\n");
-    return kBadInput;
+    return failed("error: ", "out of memory; cures: a smaller batch.micro_batch_size, sequence length or model",
+                  kBadInput);
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "internal error: %s\n", e.what());
-    return kInternal;
+    return failed("internal error: ", e.what(), kInternal);
   }
 }

@@ -1,10 +1,9 @@
-// Training steps on random tokens: what Trainer does, without a corpus.
+// Whole steps one after the other, then one with its parts.
 #include "src/benchmark/step.h"
 
-#include <cmath>
-#include <limits>
-#include <random>
 #include <vector>
+
+#include "src/benchmark/random_steps.h"
 
 namespace dither {
 
@@ -12,82 +11,6 @@ namespace {
 
 constexpr int kWarmUp = 2;  // products are prepared, and a GPU records what it will replay
 constexpr size_t kFewest = 3;
-
-/// Token ids of one micro-batch, all equally likely.
-class RandomTokens {
- public:
-  RandomTokens(int64_t tokens, int64_t vocabulary)
-      : draw_(0, static_cast<int32_t>(vocabulary - 1)), values_(static_cast<size_t>(tokens)) {}
-  const int32_t* next() {
-    for (int32_t& value : values_) value = draw_(generator_);
-    return values_.data();
-  }
-
- private:
-  std::mt19937 generator_{1};
-  std::uniform_int_distribution<int32_t> draw_;
-  std::vector<int32_t> values_;
-};
-
-/// What Trainer::step() gives to the backend, with random tokens in the place of a corpus.
-class RandomSteps {
- public:
-  explicit RandomSteps(Engine& engine)
-      : engine_(engine), tokens_(tokens_of(engine.config()), engine.config().model.vocabulary) {}
-
-  double seconds() {
-    return seconds_of([&] {
-      step();
-      engine_.backend().synchronize(engine_.stream());
-    });
-  }
-
- private:
-  enum class Piece : uint8_t { first_micro_batch, later_micro_batch, update };
-
-  static int64_t tokens_of(const Config& config) {
-    return int64_t{config.batch.micro_batch_size} * config.model.sequence_length;
-  }
-
-  void step() {
-    const Config& config = engine_.config();
-    ++step_;
-    StepScalars s;
-    s.learning_rate = static_cast<float>(config.optimizer.learning_rate);
-    s.bias1 = static_cast<float>(1 - std::pow(config.optimizer.betas[0], step_));
-    s.bias2 = static_cast<float>(1 - std::pow(config.optimizer.betas[1], step_));
-    s.step = step_;
-    s.loss_scale = 1.0f / static_cast<float>(config.batch.tokens_per_step);
-    s.largest_norm = config.optimizer.gradient_clip;
-    s.loss_limit = s.norm_limit = std::numeric_limits<double>::infinity();
-    engine_.optimizer().begin_step(s, false);
-    for (int64_t i = 0; i < engine_.micro_batches(); ++i) micro_batch(i);
-    repeat(Piece::update, [&] {
-      engine_.optimizer().clip();
-      engine_.optimizer().step();
-    });
-  }
-
-  void micro_batch(int64_t index) {
-    const Config& config = engine_.config();
-    engine_.set_micro_batch(static_cast<uint32_t>(index));
-    engine_.parameters().begin_micro_batch(index);
-    const int32_t* tokens = tokens_.next();  // targets are as random as their tokens: the work is the same
-    engine_.model().load(tokens, tokens, config.batch.micro_batch_size, config.model.sequence_length);
-    repeat(index == 0 ? Piece::first_micro_batch : Piece::later_micro_batch, [&] {
-      engine_.model().forward();
-      engine_.model().backward();
-    });
-  }
-
-  void repeat(Piece piece, const std::function<void()>& work) {
-    engine_.backend().repeat(static_cast<uint64_t>(piece), engine_.stream(), work);
-  }
-
-  Engine& engine_;
-  RandomTokens tokens_;
-  uint32_t step_ = 0;
-};
 
 }  // namespace
 
@@ -98,17 +21,21 @@ double StepFigures::floor_seconds() const {
 }
 
 StepFigures measure_step(Engine& engine, TimedBackend& backend, const Ceilings& ceilings, double seconds) {
-  engine.optimizer().initialise();
+  engine.initialise();
   RandomSteps steps(engine);
-  for (int i = 0; i < kWarmUp; ++i) steps.seconds();
+  const auto seconds_of_step = [&] {
+    const StepSeconds step = steps.step();
+    return step.rounds + step.update;
+  };
+  for (int i = 0; i < kWarmUp; ++i) seconds_of_step();
   std::vector<double> samples;
   for (double spent = 0; samples.size() < kFewest || spent < seconds; spent += samples.back()) {
-    samples.push_back(steps.seconds());
+    samples.push_back(seconds_of_step());
   }
   StepFigures figures;
   figures.timing = timing_of(samples);
   backend.start(ceilings);
-  figures.timed_seconds = steps.seconds();
+  figures.timed_seconds = seconds_of_step();
   figures.parts = backend.stop();
   figures.tokens = engine.config().batch.tokens_per_step;
   figures.flop = static_cast<double>(figures.tokens) *

@@ -65,33 +65,48 @@ void read_part(const SafetensorsFile& file, const std::string& path, const Param
   }
 }
 
+/// Tensors on their way into a file, and the memory they lie in.
+struct HostTensors {
+  std::vector<std::vector<std::byte>> memory;
+  std::vector<SafetensorsTensor> tensors;
+};
+
+/// Copies a parameter's parts to host memory, in the layout that the file has.
+void fetch(const Parameter& p, ConstView stored, Backend& backend, Stream stream, HostTensors& host) {
+  const SafetensorsType type = stored.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
+  const int64_t size = size_of(stored.type);
+  int64_t row = 0;
+  for (const HuggingFacePart& part : p.parts) {
+    const int64_t bytes = part.rows * p.columns * size;
+    std::vector<std::byte> rows(static_cast<size_t>(bytes));
+    backend.copy_to_host(rows.data(), stored.at(row * p.columns).data, bytes, stream);
+    backend.synchronize(stream);
+    if (part.transposed) {
+      std::vector<std::byte> turned(rows.size());
+      transpose(turned.data(), rows.data(), part.rows, p.columns, size);
+      rows.swap(turned);
+    }
+    host.memory.push_back(std::move(rows));
+    host.tensors.push_back(
+        {.name = part.name, .type = type, .shape = shape_of(p, part), .data = host.memory.back().data()});
+    row += part.rows;
+  }
+}
+
 }  // namespace
 
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   const FlatArrays& weights, Backend& backend, Stream stream) {
-  std::vector<std::vector<std::byte>> memory;  // one buffer a tensor of the file
-  std::vector<SafetensorsTensor> tensors;
-  for (const Parameter& p : table.parameters()) {
-    const View stored = weights.at(p);
-    const SafetensorsType type = stored.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
-    const int64_t size = size_of(stored.type);
-    int64_t row = 0;
-    for (const HuggingFacePart& part : p.parts) {
-      const int64_t bytes = part.rows * p.columns * size;
-      std::vector<std::byte> rows(static_cast<size_t>(bytes));
-      backend.copy_to_host(rows.data(), stored.at(row * p.columns).data, bytes, stream);
-      backend.synchronize(stream);
-      if (part.transposed) {
-        std::vector<std::byte> turned(rows.size());
-        transpose(turned.data(), rows.data(), part.rows, p.columns, size);
-        rows.swap(turned);
-      }
-      memory.push_back(std::move(rows));
-      tensors.push_back({.name = part.name, .type = type, .shape = shape_of(p, part), .data = memory.back().data()});
-      row += part.rows;
+                   ParameterAccess& parameters, Backend& backend, Stream stream) {
+  HostTensors host;
+  for (int bucket = 0; bucket < static_cast<int>(table.buckets().size()); ++bucket) {
+    const BucketViews& views = parameters.before_forward(bucket);
+    for (const Parameter& p : table.parameters()) {
+      if (p.bucket == bucket && !path.empty()) fetch(p, views.weight(p.role), backend, stream, host);
     }
+    parameters.release(bucket);
   }
-  write_safetensors(path, tensors,
+  if (path.empty()) return;
+  write_safetensors(path, host.tensors,
                     {{"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}});
 }
 

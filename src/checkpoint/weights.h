@@ -11,14 +11,15 @@
 
 #include "kernels/backend.h"
 #include "src/config/config.h"
-#include "src/model/parameter_table.h"
+#include "src/model/parameter_access.h"
 #include "src/optimizer/optimizer.h"
 
 namespace dither {
 
-/// Writes the flat arrays `weights` (backend memory). Whole or not at all; throws Error when the disk refuses.
+/// Writes the weights that forward passes use. Whole or not at all; throws Error when the disk refuses. All ranks call
+/// it, since some have only a shard; `path` "" : this one writes nothing.
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   const FlatArrays& weights, Backend& backend, Stream stream);
+                   ParameterAccess& parameters, Backend& backend, Stream stream);
 
 /// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
 /// the tensor that is missing, left over, or of another shape or type.

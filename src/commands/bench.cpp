@@ -7,9 +7,12 @@
 #include <memory>
 
 #include "base/error.h"
+#include "src/benchmark/rank_figures.h"
 #include "src/benchmark/report.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
+#include "src/parallel/ranks.h"
+#include "src/training/agreement.h"
 
 namespace dither {
 
@@ -22,7 +25,7 @@ struct Options {
   std::vector<std::string> assignments;
   std::vector<std::string> operations;
   std::string json;
-  bool quick = false;
+  bool quick = false, ranks = false;
 };
 
 /// The config; on the CPU, unless the batch was chosen with --set, with a step of at most kCpuTokens.
@@ -53,7 +56,32 @@ std::ofstream open_for_writing(const std::string& path) {
   return file;
 }
 
+void close(std::ofstream& file, const std::string& path) {
+  file.close();
+  if (!file) throw Error(path + " cannot be written");
+}
+
+/// Every rank of the job does it; the first one speaks.
+void bench_ranks(const Options& options) {
+  Ranks ranks;
+  ranks.run([&] {
+    const Config config = config_of(options);
+    demand_same_config(ranks.control(), config);
+    std::ofstream file;
+    if (ranks.speaks() && !options.json.empty()) file = open_for_writing(options.json);
+    Engine engine(config, make_backend(config, ranks.gpu(config.parallel)),
+                  [&](Backend& backend) { return ranks.communicator(config.parallel, backend, uses_cuda(config)); });
+    const RankFigures figures = measure_ranks(engine, options.quick ? kQuick : Effort{});
+    if (!ranks.speaks()) return;
+    print_now(text_of(figures));
+    if (options.json.empty()) return;
+    file << json_of(figures);
+    close(file, options.json);
+  });
+}
+
 void bench(const Options& options) {
+  if (options.ranks) return bench_ranks(options);
   const Effort effort = options.quick ? kQuick : Effort{};
   BenchmarkReport report;
   report.quick = options.quick;
@@ -80,8 +108,7 @@ void bench(const Options& options) {
   }
   if (options.json.empty()) return;
   file << json_of(report);
-  file.close();
-  if (!file) throw Error(options.json + " cannot be written");
+  close(file, options.json);
 }
 
 }  // namespace
@@ -98,6 +125,8 @@ void add_bench_command(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--json", options->json, "Write every figure to this file too")->type_name("FILE");
   command->add_flag("--quick", options->quick, "Little time and memory: shows that everything runs, not how fast");
+  command->add_flag("--ranks", options->ranks,
+                    "Collectives and whole steps of the ranks that a launcher starts, instead of operations");
   add_set_option(*command, options->assignments);
   command->footer(
       "Needs no data: tokens and tensors are random. docs/benchmarking.md explains the columns.\n"

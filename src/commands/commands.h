@@ -19,6 +19,7 @@ void add_sample_command(CLI::App& app);
 void add_tune_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
 void add_schema_command(CLI::App& app);
 
 }  // namespace dither

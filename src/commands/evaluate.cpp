@@ -39,6 +39,7 @@ void evaluate(const Options& options) {
   Evaluator evaluator(config, tokenizer.get());  // before the engine: bad data is heard before memory is taken
   Engine engine(config);
   read_weights(weights, engine.table(), engine.optimizer());
+  engine.publish_weights();
   const EvaluationResult result = evaluator.run(engine);
 
   fmt::print("weights        {}\n", weights);

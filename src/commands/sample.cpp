@@ -59,6 +59,7 @@ void sample(const Options& options) {
   const std::unique_ptr<Tokenizer> tokenizer = tokenizer_for(options, config);
   Engine engine(config);
   read_weights(weights, engine.table(), engine.optimizer());
+  engine.publish_weights();
   fmt::print("{}\n", generate(engine, *tokenizer, config.sampling, 0));
 }
 

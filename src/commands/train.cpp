@@ -26,11 +26,15 @@ void add_train_command(CLI::App& app) {
   command->footer(
       "Leaves runs/<name>/ with config.json, metrics.jsonl, log.txt and weights.safetensors.\n"
       "Ctrl-C (SIGINT) and SIGTERM end the run after the step at hand, with its weights written.\n\n"
-      "Example:\n"
-      "  dither train configs/quickstart.json --set name=slower --set optimizer.learning_rate=1e-3");
+      "Examples:\n"
+      "  dither train configs/quickstart.json --set name=slower --set optimizer.learning_rate=1e-3\n"
+      "  mpirun -np 8 dither train configs/gpt2-124m.json --set parallel.zero_stage=1");
   command->callback([options] {
-    const Config config = load_config(options->config, options->assignments, options->train.warnings);
-    train(config, options->train);
+    Ranks ranks;
+    ranks.run([&] {
+      const Config config = load_config(options->config, options->assignments, options->train.warnings);
+      train(config, options->train, ranks);
+    });
   });
 }
 

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "src/config/computation.h"  // hash_text()
 
 namespace dither {
 
@@ -165,6 +166,21 @@ void TokenShards::check(int64_t vocabulary) const {
       read(s, first, std::min(kPiece, tokens(s) - first), vocabulary, piece.data());
     }
   }
+}
+
+std::string TokenShards::fingerprint() const {
+  constexpr int64_t kBlock = 4096, kBlocks = 64;  // 256 KiB a shard: milliseconds, and what tells copies apart
+  std::string text;
+  for (const Shard& shard : shards_) {
+    const int64_t bytes = shard.file.bytes(), last = std::max<int64_t>(0, bytes - kBlock);
+    std::string sample;
+    for (int64_t i = 0; i < kBlocks; ++i) {
+      const int64_t begin = last * i / (kBlocks - 1), count = std::min(kBlock, bytes - begin);
+      sample.append(reinterpret_cast<const char*>(shard.file.data()) + begin, static_cast<size_t>(count));
+    }
+    text += fmt::format("{}: {} bytes, {}\n", shard.path.substr(shard.path.rfind('/') + 1), bytes, hash_text(sample));
+  }
+  return text;
 }
 
 int64_t TokenShards::count_of(int64_t shard, int64_t first, int64_t count, int32_t token) const {

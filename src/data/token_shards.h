@@ -61,6 +61,10 @@ class TokenShards {
   /// Reads every token once, as read() does: so that a bad one is heard before a run begins and not in its midst.
   void check(int64_t vocabulary) const;
 
+  /// A line for each shard: name without folder, size, and XXH3 of its header, its end and a sample of what lies
+  /// between. Ranks compare it: the same text, the same data.
+  std::string fingerprint() const;
+
   /// How many of the tokens [first, first + count) equal `token`.
   int64_t count_of(int64_t shard, int64_t first, int64_t count, int32_t token) const;
 

@@ -202,6 +202,40 @@ void Model::block_backward(int layer) {
   access_.release(bucket);
 }
 
+// The order of the calls is that of forward(), backward() and evaluate(); tests/model/model_test.cpp compares them.
+void Model::stand_by(bool backward) {
+  const int first = table_.embedding_bucket(), positions = table_.position_bucket(), last = table_.final_bucket();
+  const int head = table_.head_bucket();
+  const auto pass = [this](int bucket) {
+    access_.before_forward(bucket);
+    access_.release(bucket);
+  };
+  access_.before_forward(first);
+  if (positions >= 0) access_.before_forward(positions);
+  access_.release(first);
+  if (positions >= 0) access_.release(positions);
+  for (int layer = 0; layer < model_.layers; ++layer) pass(table_.block_bucket(layer));
+  pass(last);
+  if (!backward) return pass(head);
+
+  access_.before_backward(head);
+  access_.release(head);
+  const auto ready = [this](int bucket) {
+    access_.gradients_ready(bucket);
+    access_.release(bucket);
+  };
+  access_.before_backward(last);
+  ready(last);
+  for (int layer = model_.layers - 1; layer >= 0; --layer) {
+    access_.before_backward(table_.block_bucket(layer));
+    ready(table_.block_bucket(layer));
+  }
+  if (positions >= 0) access_.before_backward(positions);
+  access_.before_backward(first);
+  if (positions >= 0) ready(positions);
+  ready(first);
+}
+
 void Model::evaluate(ExactSum* sum) {
   head(false, access_.before_forward(table_.head_bucket()));
   access_.release(table_.head_bucket());

@@ -35,6 +35,10 @@ class Model {
   void forward();
   /// Adds the loss to scalars->loss_sum and writes every gradient of the micro-batch. After forward().
   void backward();
+  /// What forward() and backward() ask of the parameters, without computing anything: for a rank that has no
+  /// micro-batch while others have, since weights and gradients travel among all ranks. Of forward() and evaluate() or
+  /// logits() alone: stand_by(false).
+  void stand_by(bool backward);
   /// Adds the sum of the target losses to *sum (backend memory), no gradients. After forward().
   void evaluate(ExactSum* sum);
   /// The logits [V] of the token at `position` of the loaded micro-batch, to host memory. After forward().

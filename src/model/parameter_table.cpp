@@ -1,5 +1,6 @@
 #include "src/model/parameter_table.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -65,9 +66,10 @@ double bytes_per_parameter(const Config& config) {
          static_cast<double>(table.counted_elements());
 }
 
-ParameterTable::ParameterTable(const Config& config)
+ParameterTable::ParameterTable(const Config& config, int64_t shards)
     : precision_(config.precision),
       decay_embeddings_(config.optimizer.decay_embeddings),
+      shards_(shards),
       tied_(config.model.tied_embeddings) {
   const ModelConfig& model = config.model;
   const bool gpt2 = model.architecture == Architecture::gpt2;
@@ -99,6 +101,7 @@ ParameterTable::ParameterTable(const Config& config)
     head.counted_rows = V;
     head.init_std = model.init_std;
   }
+  close_bucket();
 }
 
 // A linear weight is [out,in]. Projections back into the residual stream begin smaller by sqrt(2L), as in GPT-2: the
@@ -204,7 +207,16 @@ Parameter& ParameterTable::add(int bucket, int layer, Role role, const std::stri
 }
 
 void ParameterTable::open_bucket(const std::string& name) {
+  if (!buckets_.empty()) close_bucket();
   buckets_.push_back({name, {Extent{flat_elements_[0], 0}, Extent{flat_elements_[1], 0}}});
+}
+
+void ParameterTable::close_bucket() {
+  for (const Plane plane : kAllPlanes) {
+    Extent& extent = buckets_.back().extents[static_cast<size_t>(plane)];
+    extent.elements = round_up(extent.elements, shards_ * kLeafElements);
+    flat_elements_[static_cast<size_t>(plane)] = extent.offset + extent.elements;
+  }
 }
 
 Plane ParameterTable::plane_of(ParameterGroup group) const {
@@ -255,13 +267,29 @@ std::vector<Segment> ParameterTable::segments(Plane plane) const {
 }
 
 std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane) const {
-  const Extent& extent = buckets_[static_cast<size_t>(bucket)].extent(plane);
+  return bucket_segments(bucket, plane, 0, buckets_[static_cast<size_t>(bucket)].extent(plane).elements);
+}
+
+std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane, int64_t begin, int64_t end) const {
+  const int64_t origin = buckets_[static_cast<size_t>(bucket)].extent(plane).offset;
   std::vector<Segment> list;
   for (Segment s : segments(plane)) {
-    s.offset -= extent.offset;
-    if (s.offset >= 0 && s.offset < extent.elements) list.push_back(s);
+    s.offset -= origin;
+    const int64_t first = std::max(s.offset, begin), last = std::min(s.offset + s.count, end);
+    if (first >= last || s.offset < 0) continue;
+    s.first += first - s.offset;
+    s.count = last - first;
+    s.offset = first - begin;
+    list.push_back(s);
   }
   return list;
+}
+
+const Parameter& ParameterTable::by_id(uint32_t id) const {
+  const auto found =
+      std::find_if(parameters_.begin(), parameters_.end(), [id](const Parameter& p) { return p.id == id; });
+  DITHER_ASSERT(found != parameters_.end());
+  return *found;
 }
 
 }  // namespace dither

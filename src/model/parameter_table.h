@@ -9,7 +9,8 @@
 //   final        final norm, and the head where it is not tied
 //
 // There are two planes of such flat arrays: what the strategy stores, and the tensors that precision.fp32_parameters
-// keeps in FP32. Each tensor lies in one of them; a bucket has a part in each.
+// keeps in FP32. Each tensor lies in one of them; a bucket has a part in each. A table made for `shards` ranks pads
+// each part to a multiple of shards * kLeafElements, so that it can be shared out evenly.
 #pragma once
 
 #include <array>
@@ -84,7 +85,7 @@ struct Parameter {
 /// A part of a plane's flat arrays.
 struct Extent {
   int64_t offset;    // of the first tensor, a multiple of kLeafElements
-  int64_t elements;  // gaps between tensors included
+  int64_t elements;  // gaps between tensors and padding included
 };
 
 struct Bucket {
@@ -105,7 +106,7 @@ struct FlatArrays {
 
 class ParameterTable {
  public:
-  explicit ParameterTable(const Config& config);
+  explicit ParameterTable(const Config& config, int64_t shards = 1);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const std::vector<Bucket>& buckets() const { return buckets_; }
@@ -114,6 +115,7 @@ class ParameterTable {
 
   int embedding_bucket() const { return 0; }
   int block_bucket(int layer) const { return 1 + layer; }
+  int layers() const { return (position_bucket_ >= 0 ? position_bucket_ : final_bucket()) - block_bucket(0); }
   int position_bucket() const { return position_bucket_; }  // -1: rotary positions
   int final_bucket() const { return static_cast<int>(buckets_.size()) - 1; }
   /// The bucket whose weight makes the logits: the final one, or with tied embeddings the token embedding's.
@@ -130,6 +132,10 @@ class ParameterTable {
   /// its part in that plane.
   std::vector<Segment> segments(Plane plane) const;
   std::vector<Segment> bucket_segments(int bucket, Plane plane) const;
+  /// Of the elements [begin, end) of a bucket's part in a plane, multiples of kLeafElements; offsets from `begin`.
+  std::vector<Segment> bucket_segments(int bucket, Plane plane, int64_t begin, int64_t end) const;
+  /// The parameter whose random draws have this id.
+  const Parameter& by_id(uint32_t id) const;
 
  private:
   void add_block(const ModelConfig& model, int layer);
@@ -140,6 +146,7 @@ class ParameterTable {
   Parameter& add(int bucket, int layer, Role role, const std::string& name, int64_t rows, int64_t columns,
                  std::vector<HuggingFacePart> parts);
   void open_bucket(const std::string& name);
+  void close_bucket();
 
   std::vector<Parameter> parameters_;
   std::vector<Bucket> buckets_;
@@ -147,6 +154,7 @@ class ParameterTable {
 
   const PrecisionConfig precision_;
   const bool decay_embeddings_;
+  const int64_t shards_;
   bool tied_ = false;
   int position_bucket_ = -1;
   std::array<int64_t, kPlanes> flat_elements_ = {};

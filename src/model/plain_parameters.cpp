@@ -12,8 +12,13 @@ DType weight_type(Plane plane, const PlainParameters::Options& options) {
   return plane == Plane::strategy ? options.weight : DType::fp32;
 }
 
-int64_t segment_bytes(const ParameterTable& table) {
-  return static_cast<int64_t>(table.parameters().size() * sizeof(Segment));
+/// Of each bucket and plane: index bucket * kPlanes + plane.
+std::vector<std::vector<Segment>> bucket_lists(const ParameterTable& table) {
+  std::vector<std::vector<Segment>> lists;
+  for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
+    for (const Plane plane : kAllPlanes) lists.push_back(table.bucket_segments(b, plane));
+  }
+  return lists;
 }
 
 }  // namespace
@@ -43,7 +48,7 @@ void PlainParameters::plan(const ParameterTable& table, const Options& options, 
     plan.parameters += table.flat_elements(plane) * size_of(weight_type(plane, options));
     plan.gradients += table.flat_elements(plane) * size_of(gradient_type(options.gradient));
   }
-  plan.workspace += scratch_elements(table, options, &shared) * 4 + segment_bytes(table);
+  plan.workspace += scratch_elements(table, options, &shared) * 4 + SegmentLists::bytes(bucket_lists(table));
 }
 
 PlainParameters::PlainParameters(const ParameterTable& table, const Options& options, Backend& backend,
@@ -60,24 +65,25 @@ PlainParameters::PlainParameters(const ParameterTable& table, const Options& opt
   const int64_t scratch = scratch_elements(table, options, &tied_offset_);
   if (scratch > 0) scratch_ = {backend.allocate(scratch * 4), DType::fp32};
 
-  segment_memory_ = static_cast<Segment*>(backend.allocate(segment_bytes(table)));
-  Segment* next = segment_memory_;
+  segments_.emplace(bucket_lists(table), backend, stream);
   views_.resize(table.buckets().size());
-  for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
-    segments_.emplace_back();
-    for (const Plane plane : kAllPlanes) {
-      const std::vector<Segment> list = table.bucket_segments(b, plane);
-      const int64_t count = static_cast<int64_t>(list.size());
-      check_segments("the parameters", list.data(), count);
-      backend.copy_from_host(next, list.data(), count * static_cast<int64_t>(sizeof(Segment)), stream);
-      backend.synchronize(stream);  // the list lives on this stack
-      segments_.back()[static_cast<size_t>(plane)] = {next, count};
-      next += count;
-    }
-  }
   for (const Parameter& p : table.parameters()) {
     views_[static_cast<size_t>(p.bucket)].weights[static_cast<size_t>(p.role)] = weights_.at(p);
   }
+  owned_ = owned_parts(table);
+  for (OwnedPart& part : owned_) {
+    part.weight = weights_.plane(part.plane);
+    part.gradient = gradients_.plane(part.plane);
+  }
+}
+
+std::vector<OwnedPart> PlainParameters::owned_parts(const ParameterTable& table) {
+  std::vector<OwnedPart> parts;
+  for (const Plane plane : kAllPlanes) {
+    const int64_t elements = table.flat_elements(plane);
+    if (elements > 0) parts.push_back({plane, elements, table.segments(plane), {}, {}});
+  }
+  return parts;
 }
 
 PlainParameters::~PlainParameters() {
@@ -87,11 +93,10 @@ PlainParameters::~PlainParameters() {
     }
   }
   if (scratch_) backend_.free(scratch_.data);
-  backend_.free(segment_memory_);
 }
 
 bool PlainParameters::direct(int bucket) const {
-  if (options_.gradient == GradientStorage::fp32) return micro_batch_ == 0;
+  if (options_.gradient == GradientStorage::fp32) return round_.index == 0;
   return options_.micro_batches == 1 && bucket != table_.head_bucket();
 }
 
@@ -114,21 +119,32 @@ const BucketViews& PlainParameters::before_backward(int bucket) {
   return views;
 }
 
+// A rank that computes nothing in a step's first round has to begin with zero.
 void PlainParameters::gradients_ready(int bucket) {
+  if (!round_.computes) {
+    if (round_.index > 0) return;
+    for (const Plane plane : kAllPlanes) {
+      const Extent& extent = table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
+      const View sum = gradients_.plane(plane);
+      if (extent.elements > 0) backend_.zero(sum.at(extent.offset).data, extent.elements * size_of(sum.type), stream_);
+    }
+    return;
+  }
   if (direct(bucket)) return;
   const bool stochastic = options_.gradient == GradientStorage::bf16_sr && options_.micro_batches > 1;
   for (const Plane plane : kAllPlanes) {
-    const SegmentList& list = segments_[static_cast<size_t>(bucket)][static_cast<size_t>(plane)];
+    const SegmentLists::List& list = (*segments_)[static_cast<size_t>(bucket) * kPlanes + static_cast<size_t>(plane)];
     if (list.count == 0) continue;
     const Extent& extent = table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
     backend_.accumulate({.sum = gradients_.plane(plane).at(extent.offset),
                          .addend = scratch(bucket, plane),
                          .segments = list.data,
                          .segment_count = list.count,
-                         .first = micro_batch_ == 0,
+                         .first = round_.index == 0,
                          .rounding = stochastic ? Rounding::stochastic : Rounding::nearest,
                          .seed = options_.seed,
-                         .scalars = scalars_},
+                         .scalars = scalars_,
+                         .draw = &scalars_->micro_batch},
                         stream_);
   }
 }

@@ -2,21 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <fstream>
 #include <iterator>
 
 #include "base/error.h"
+#include "src/parallel/single_rank.h"
 
 namespace dither {
 
 namespace {
-
-PlainParameters::Options parameter_options(const Config& config) {
-  return {.weight = strategy_info(config.precision.strategy).weight,
-          .gradient = config.precision.gradient,
-          .micro_batches = config.batch.tokens_per_step / config.model.sequence_length / config.batch.micro_batch_size,
-          .seed = config.seed};
-}
 
 /// What the backend holds already is part of the plan.
 void check_fit(const MemoryPlan& plan, const Backend& backend) {
@@ -45,43 +40,125 @@ bool uses_cuda(const Config& config) {
   return config.device == "cuda" || (config.device == "auto" && cuda_devices() > 0);
 }
 
-std::unique_ptr<Backend> make_backend(const Config& config) {
-  auto backend = uses_cuda(config) ? make_cuda_backend(0) : make_cpu_backend(config.parallel.threads);
+std::unique_ptr<Backend> make_backend(const Config& config, int gpu) {
+  auto backend = uses_cuda(config) ? make_cuda_backend(gpu) : make_cpu_backend(config.parallel.threads);
   if (!config.algorithms.empty()) backend->use_algorithms(text_of(config.algorithms), config.algorithms);
   return backend;
 }
 
-MemoryPlan Engine::plan(const Config& config) {
-  const ParameterTable table(config);
+MemoryPlan Engine::plan(const Config& config, int rank, int ranks) {
+  const ParameterTable table = rank_table(config, ranks);
+  const Partition partition = partition_of(config.parallel, rank, ranks);
   MemoryPlan plan;
-  plan.workspace += sizeof(StepScalars) + sizeof(ExactSum);
+  plan.workspace += sizeof(StepScalars) + sizeof(EvaluationSums);
   if (uses_cuda(config)) plan.workspace += cuda_workspace_bytes();
-  PlainParameters::plan(table, parameter_options(config), plan);
-  Optimizer::plan(config, table, plan);
+  Optimizer::plan(config, plan_parameters(table, zero_options(config), partition, plan), plan);
   Model::plan(config, plan);
   return plan;
 }
 
 Engine::Engine(const Config& config) : Engine(config, make_backend(config)) {}
 
-Engine::Engine(const Config& config, std::unique_ptr<Backend> backend)
-    : config_(config), table_(config), backend_(std::move(backend)) {
-  check_fit(plan(config_), *backend_);
+Engine::Engine(const Config& config, std::unique_ptr<Backend> backend, const MakeWorld& make_world)
+    : config_(config),
+      backend_(std::move(backend)),
+      ranks_(make_world ? make_world(*backend_) : make_single_rank(*backend_), config_.parallel),
+      table_(rank_table(config, partition().ranks)) {
+  check_fit(plan(config_, partition().rank, partition().ranks), *backend_);
   scalars_ = static_cast<StepScalars*>(backend_->allocate(sizeof(StepScalars)));
-  evaluation_sum_ = static_cast<ExactSum*>(backend_->allocate(sizeof(ExactSum)));
-  parameters_ = std::make_unique<PlainParameters>(table_, parameter_options(config_), *backend_, scalars_, stream());
-  optimizer_ = std::make_unique<Optimizer>(config_, table_, parameters_->weights(), parameters_->gradients(), *backend_,
-                                           scalars_, stream());
+  evaluation_ = static_cast<EvaluationSums*>(backend_->allocate(sizeof(EvaluationSums)));
+  parameters_ = make_parameters(table_, zero_options(config_), ranks_, *backend_, scalars_);
+  optimizer_ = std::make_unique<Optimizer>(config_, table_, parameters_->owned(), *backend_, scalars_, stream());
   model_ = std::make_unique<Model>(config_, table_, *parameters_, *backend_, scalars_, stream());
 }
 
 Engine::~Engine() {
   backend_->free(scalars_);
-  backend_->free(evaluation_sum_);
+  backend_->free(evaluation_);
 }
 
-void Engine::set_micro_batch(uint32_t index) {
-  backend_->copy_from_host(&scalars_->micro_batch, &index, sizeof(index), stream());
+void Engine::initialise() {
+  optimizer_->initialise();
+  publish_weights();
+}
+
+void Engine::publish_weights() {
+  for (size_t i = 0; i < parameters_->owned().size(); ++i) parameters_->updated(static_cast<int64_t>(i));
+  parameters_->finish_update();
+}
+
+void Engine::begin_step(StepScalars scalars, bool measure) {
+  measure_ = measure;
+  scalars.micro_batches = static_cast<uint32_t>(micro_batches());
+  optimizer_->begin_step(scalars, measure);
+}
+
+// The parameters first: work beside the stream may still read the draws of the round before.
+int64_t Engine::begin_round(int64_t round) {
+  const int64_t first = round * partition().ranks, own = first + partition().rank;
+  round_ = {.index = round, .last = round + 1 == rounds(), .computes = own < micro_batches()};
+  parameters_->begin_micro_batch(round_);
+  static_assert(offsetof(StepScalars, round) == offsetof(StepScalars, micro_batch) + sizeof(uint32_t));
+  const uint32_t draws[2] = {static_cast<uint32_t>(own), static_cast<uint32_t>(first)};
+  backend_->copy_from_host(&scalars_->micro_batch, draws, sizeof(draws), stream());
+  return round_.computes ? own : -1;
+}
+
+void Engine::run_round() {
+  if (!round_.computes) return model_->stand_by(true);
+  repeat(round_.index == 0 ? Piece::first_round : Piece::later_round, [this] {
+    model_->forward();
+    model_->backward();
+  });
+}
+
+void Engine::update() {
+  repeat(measure_ ? Piece::measured_update : Piece::update, [this] {
+    parameters_->finish_gradients();
+    optimizer_->add_norm();
+    sum_over_ranks();
+    optimizer_->decide();
+    optimizer_->step([this](int64_t part) { parameters_->updated(part); });
+    if (measure_) {
+      int64_t count = 0;
+      const View sums = optimizer_->measure_sums(count);
+      ranks_.group().all_reduce(sums, count, stream());  // copies have the same
+    }
+    parameters_->finish_update();
+  });
+}
+
+/// Loss and requests to stop are sums over all ranks, the norm one over the ranks that share a copy of the gradient.
+void Engine::sum_over_ranks() {
+  constexpr int64_t kExactSum = sizeof(ExactSum) / sizeof(int64_t);
+  static_assert(offsetof(StepScalars, stop_requests) == offsetof(StepScalars, loss_sum) + sizeof(ExactSum));
+  static_assert(offsetof(StepScalars, squared_norm) == offsetof(StepScalars, stop_requests) + sizeof(int64_t));
+  const View loss{&scalars_->loss_sum, DType::int64}, norm{&scalars_->squared_norm, DType::int64};
+  if (partition().copies() == 1) {
+    ranks_.world().all_reduce(loss, kExactSum + 1 + kExactSum, stream());
+  } else {
+    ranks_.world().all_reduce(loss, kExactSum + 1, stream());
+    ranks_.group().all_reduce(norm, kExactSum, stream());
+  }
+}
+
+// Collectives are not recorded: those of some transports need the host.
+void Engine::repeat(Piece piece, const std::function<void()>& work) {
+  if (partition().ranks > 1) return work();
+  backend_->repeat(static_cast<uint64_t>(piece), stream(), work);
+}
+
+void Engine::begin_evaluation() { backend_->zero(evaluation_, sizeof(EvaluationSums), stream()); }
+
+EvaluationSums Engine::add_evaluation(const EvaluationSums& own) {
+  static_assert(offsetof(EvaluationSums, targets) == sizeof(ExactSum) &&
+                sizeof(EvaluationSums) == sizeof(ExactSum) + 16);
+  backend_->copy_from_host(&evaluation_->targets, &own.targets, 2 * sizeof(int64_t), stream());
+  ranks_.world().all_reduce({evaluation_, DType::int64}, sizeof(EvaluationSums) / sizeof(int64_t), stream());
+  EvaluationSums sums;
+  backend_->copy_to_host(&sums, evaluation_, sizeof(sums), stream());
+  backend_->synchronize(stream());
+  return sums;
 }
 
 StepScalars Engine::scalars() {

@@ -1,5 +1,7 @@
 #include "src/training/evaluation.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <numbers>
@@ -23,32 +25,40 @@ EvaluationResult Evaluator::run(Engine& engine) {
   const int64_t samples = loader_.samples_per_epoch();
   const int64_t wanted = options_.batches > 0 ? options_.batches * micro_batch_size_ : samples;
   const int64_t end = std::min(samples, wanted);
-  EvaluationResult result;
-  int64_t bytes = 0;
+  const int64_t B = micro_batch_size_, ranks = engine.partition().ranks;
+  EvaluationSums own;
 
-  engine.backend().zero(engine.evaluation_sum(), sizeof(ExactSum), engine.stream());
-  for (int64_t sample = 0; sample < end; sample += micro_batch_size_) {
+  engine.begin_evaluation();
+  for (int64_t round = 0; round < end; round += B * ranks) {
+    engine.phase(fmt::format("evaluation: sample {} of {}", round, end));
+    const int64_t sample = round + engine.partition().rank * B;
+    if (sample >= end) {
+      engine.model().stand_by(false);
+      continue;
+    }
     const Batch& batch = loader_.load(sample);
-    if (sample + micro_batch_size_ < end) loader_.prefetch(sample + micro_batch_size_);
-    const int64_t B = std::min(micro_batch_size_, end - sample);  // the corpus may end within a micro-batch
-    for (int64_t i = 0; i < B * sequence_length_; ++i) {
+    if (sample + B * ranks < end) loader_.prefetch(sample + B * ranks);
+    const int64_t sequences = std::min(B, end - sample);  // the corpus may end within a micro-batch
+    for (int64_t i = 0; i < sequences * sequence_length_; ++i) {
       const int32_t target = batch.targets[static_cast<size_t>(i)];
       if (target == kIgnoredTarget) continue;
-      ++result.targets;
-      if (tokenizer_ != nullptr) bytes += tokenizer_->byte_length(target);
+      ++own.targets;
+      if (tokenizer_ != nullptr) own.bytes += tokenizer_->byte_length(target);
     }
-    engine.model().load(batch.tokens.data(), batch.targets.data(), B, sequence_length_);
+    engine.model().load(batch.tokens.data(), batch.targets.data(), sequences, sequence_length_);
     engine.model().forward();
     engine.model().evaluate(engine.evaluation_sum());
   }
 
-  ExactSum sum;
-  engine.backend().copy_to_host(&sum, engine.evaluation_sum(), sizeof(sum), engine.stream());
-  engine.backend().synchronize(engine.stream());
+  const EvaluationSums sums = engine.add_evaluation(own);
+  EvaluationResult result;
+  result.targets = sums.targets;
   if (result.targets == 0) throw Error(shards_.pattern() + ": no target counts: data.ignore_token hides all of them");
-  result.loss = sum.value() / static_cast<double>(result.targets);
+  result.loss = sums.loss.value() / static_cast<double>(result.targets);
   result.perplexity = std::exp(result.loss);
-  if (bytes > 0) result.bits_per_byte = sum.value() / std::numbers::ln2 / static_cast<double>(bytes);
+  if (sums.bytes > 0) {
+    result.bits_per_byte = sums.loss.value() / std::numbers::ln2 / static_cast<double>(sums.bytes);
+  }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }

@@ -23,8 +23,11 @@ class Evaluator {
   /// Opens config.data.validation (must not be ""). `tokenizer` may be null. Throws Error for bad data.
   Evaluator(const Config& config, const Tokenizer* tokenizer);
 
-  /// The first config.evaluation.batches micro-batches of the corpus in its order (0: all; a last, smaller one counts).
+  /// The first config.evaluation.batches micro-batches of the corpus in its order (0: all; a last, smaller one counts),
+  /// shared among the ranks, which all call it and all get the result.
   EvaluationResult run(Engine& engine);
+
+  const TokenShards& shards() const { return shards_; }
 
  private:
   const EvaluationConfig options_;

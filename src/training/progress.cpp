@@ -23,10 +23,27 @@ std::string model_text(const ModelConfig& m) {
                      with_commas(m.sequence_length), name_of(m.positions));
 }
 
-std::string batch_text(const Config& c) {
-  const int64_t accumulated = c.batch.tokens_per_step / c.model.sequence_length / c.batch.micro_batch_size;
-  return fmt::format("{} tokens = {} sequences x {} x {} accumulated x 1 rank", with_commas(c.batch.tokens_per_step),
-                     c.batch.micro_batch_size, with_commas(c.model.sequence_length), accumulated);
+std::string batch_text(const Config& c, int ranks) {
+  const int64_t micro_batches = c.batch.tokens_per_step / c.model.sequence_length / c.batch.micro_batch_size;
+  const std::string shared =
+      micro_batches % ranks == 0
+          ? fmt::format("{} accumulated x {} rank{}", micro_batches / ranks, ranks, ranks == 1 ? "" : "s")
+          : fmt::format("{} micro-batches shared by {} ranks", micro_batches, ranks);
+  return fmt::format("{} tokens = {} sequences x {} x {}", with_commas(c.batch.tokens_per_step),
+                     c.batch.micro_batch_size, with_commas(c.model.sequence_length), shared);
+}
+
+const char* name_of(Reduction reduction) {
+  constexpr const char* kNames[] = {"BF16", "FP32", "the order of micro-batches"};
+  return kNames[static_cast<int>(reduction)];
+}
+
+std::string ranks_text(const ParallelConfig& p, const StartUpFacts& facts) {
+  const std::string groups = p.shard_group_size == 0 || p.shard_group_size == facts.ranks
+                                 ? ""
+                                 : fmt::format(" in groups of {}", p.shard_group_size);
+  return fmt::format("{}, ZeRO {}{}, gradients summed in {}    {}", facts.ranks, p.zero_stage, groups,
+                     name_of(p.reduction), facts.communication);
 }
 
 // Each part rounded to whole MiB, and the total the sum of what is shown.
@@ -73,15 +90,16 @@ Progress::Progress(const Config& config, const std::string& log_path)
 Progress::~Progress() { clear_live_line(); }
 
 void Progress::start_up(const StartUpFacts& facts) {
-  peak_ = facts.matrix_peak;
+  peak_ = facts.matrix_peak * facts.ranks;
   flop_per_token_ = facts.flop_per_token;
   const StrategyInfo& s = strategy_info(config_.precision.strategy);
   say(fmt::format("model        {}    {} parameters", model_text(config_.model), with_commas(facts.parameters)));
   say(fmt::format("strategy     {}: {}    {:.4g} bytes a parameter", s.name, s.meaning, bytes_per_parameter(config_)));
-  say(fmt::format("batch        {}", batch_text(config_)));
+  say(fmt::format("batch        {}", batch_text(config_, facts.ranks)));
   say(fmt::format("device       {}    {} matrix products reach {:.3g} TFLOP/s (random data)", facts.backend,
                   config_.precision.compute == DType::fp32 ? "FP32" : "BF16", facts.matrix_peak / 1e12));
-  say(fmt::format("memory, MiB  {}", memory_text(facts.memory)));
+  if (facts.ranks > 1) say(fmt::format("ranks        {}", ranks_text(config_.parallel, facts)));
+  say(fmt::format("memory, MiB  {}{}", memory_text(facts.memory), facts.ranks > 1 ? "    a rank" : ""));
   say(fmt::format("data         {}", facts.data));
   say("");
 }

@@ -15,7 +15,9 @@ namespace dither {
 
 struct StartUpFacts {
   int64_t parameters;  // that count
-  MemoryPlan memory;
+  int ranks;
+  std::string communication;  // the transport's description
+  MemoryPlan memory;          // of rank 0
   std::string backend;
   double matrix_peak;  // FLOP/s measured
   double flop_per_token;

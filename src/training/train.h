@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "src/config/config.h"
+#include "src/parallel/ranks.h"
 
 namespace dither {
 
@@ -16,7 +17,7 @@ struct TrainOptions {
 /// Trains `config.steps` steps and leaves runs/<name>/ with config.json, metrics.jsonl, log.txt and
 /// weights.safetensors. SIGINT and SIGTERM end it after the step at hand, with everything written. Throws Error: bad
 /// data, no memory, too many skipped steps in a row; what can be known before the first step is thrown before the
-/// folder is made.
-void train(const Config& config, const TrainOptions& options);
+/// folder is made. All ranks call it; rank 0 speaks and writes.
+void train(const Config& config, const TrainOptions& options, Ranks& ranks);
 
 }  // namespace dither

@@ -1,5 +1,7 @@
 #include "src/training/trainer.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <cmath>
 
@@ -13,26 +15,29 @@ Trainer::Trainer(Engine& engine, const TokenShards& shards)
   loader_.load(0);  // a bad token at the very beginning is heard before a run's folder is made
 }
 
-StepResult Trainer::step() {
+StepResult Trainer::step(bool stop) {
   const auto begin = std::chrono::steady_clock::now();
   const Config& config = engine_.config();
   const int64_t every = config.logging.measure_every_steps;
   const int64_t step = step_ + 1;
   const bool measure = every > 0 && (step % every == 0 || step == 1);
 
-  const StepScalars scalars = scalars_of(step);
-  engine_.optimizer().begin_step(scalars, measure);
-  for (int64_t i = 0; i < engine_.micro_batches(); ++i) micro_batch(i);
-  repeat(measure ? Piece::measured_update : Piece::update, [&] {
-    engine_.optimizer().clip();
-    engine_.optimizer().step();
-  });
+  StepScalars scalars = scalars_of(step);
+  scalars.stop_requests = stop ? 1 : 0;
+  engine_.begin_step(scalars, measure);
+  for (int64_t round = 0; round < engine_.rounds(); ++round) {
+    engine_.phase(fmt::format("step {}: round {} of {}", step, round + 1, engine_.rounds()));
+    micro_batch(round);
+  }
+  engine_.phase(fmt::format("step {}: update", step));
+  engine_.update();
 
   const StepScalars done = engine_.scalars();
   step_ = step;
   samples_ += engine_.samples_per_step();
   StepResult result;
   result.verdict = guards_.judge(done);
+  result.stop = done.stop_requests > 0;
   StepRecord& r = result.record;
   r.step = step;
   r.tokens = samples_ * config.model.sequence_length;
@@ -67,22 +72,25 @@ StepScalars Trainer::scalars_of(int64_t step) const {
   return s;
 }
 
-void Trainer::micro_batch(int64_t index) {
+void Trainer::micro_batch(int64_t round) {
   const int64_t B = engine_.config().batch.micro_batch_size;
-  const int64_t first = samples_ + index * B;
-  const Batch& batch = loader_.load(first);
-  loader_.prefetch(first + B);
-  engine_.set_micro_batch(static_cast<uint32_t>(index));
-  engine_.parameters().begin_micro_batch(index);
-  engine_.model().load(batch.tokens.data(), batch.targets.data(), B, engine_.config().model.sequence_length);
-  repeat(index == 0 ? Piece::first_micro_batch : Piece::later_micro_batch, [&] {
-    engine_.model().forward();
-    engine_.model().backward();
-  });
+  const int64_t index = engine_.begin_round(round);
+  if (index >= 0) {
+    const int64_t first = samples_ + index * B;
+    const Batch& batch = loader_.load(first);
+    loader_.prefetch(next_of(index));
+    engine_.model().load(batch.tokens.data(), batch.targets.data(), B, engine_.config().model.sequence_length);
+    computed_ += B;
+  }
+  engine_.run_round();
 }
 
-void Trainer::repeat(Piece piece, const std::function<void()>& work) {
-  engine_.backend().repeat(static_cast<uint64_t>(piece), engine_.stream(), work);
+/// The first sample of this rank's micro-batch after the one with this index: in this step or the next.
+int64_t Trainer::next_of(int64_t index) const {
+  const int64_t B = engine_.config().batch.micro_batch_size;
+  const Partition& p = engine_.partition();
+  const bool here = index + p.ranks < engine_.micro_batches();
+  return here ? samples_ + (index + p.ranks) * B : samples_ + engine_.samples_per_step() + p.rank * B;
 }
 
 }  // namespace dither

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
 #include "src/data/loader.h"
 #include "src/training/engine.h"
@@ -14,6 +13,7 @@ namespace dither {
 struct StepResult {
   StepRecord record;
   GuardVerdict verdict;
+  bool stop = false;  // a rank has asked to stop
 };
 
 class Trainer {
@@ -21,27 +21,26 @@ class Trainer {
   /// Weights must be initialised. `shards` and `engine` must outlive the trainer.
   Trainer(Engine& engine, const TokenShards& shards);
 
-  /// The next step, with everything measured that is due at it.
-  StepResult step();
+  /// The next step, with everything measured that is due at it. `stop`: this rank asks all to stop behind it.
+  StepResult step(bool stop = false);
 
   int64_t steps_done() const { return step_; }
-  int64_t samples_consumed() const { return samples_; }
+  int64_t samples_consumed() const { return samples_; }   // by all ranks
+  int64_t samples_computed() const { return computed_; }  // by this one
   bool must_stop() const { return guards_.must_stop(); }
   int64_t skipped_steps() const { return guards_.skipped_steps(); }
 
  private:
   StepScalars scalars_of(int64_t step) const;
-  void micro_batch(int64_t index);
-
-  /// What a step is made of: the same operations on the same memory each time, but for what lies in StepScalars.
-  enum class Piece : uint8_t { first_micro_batch, later_micro_batch, update, measured_update };
-  void repeat(Piece piece, const std::function<void()>& work);
+  void micro_batch(int64_t round);
+  int64_t next_of(int64_t index) const;
 
   Engine& engine_;
   Loader loader_;
   Guards guards_;
   int64_t step_ = 0;     // done
   int64_t samples_ = 0;  // consumed
+  int64_t computed_ = 0;
 };
 
 }  // namespace dither

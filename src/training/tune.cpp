@@ -28,20 +28,18 @@ std::string tune(const Config& config) {
   std::unique_ptr<Backend> backend = make_backend(config);
   backend->tune(true);
   Engine engine(config, std::move(backend));
-  engine.optimizer().initialise();
+  engine.initialise();
   const int64_t B = config.batch.micro_batch_size, T = config.model.sequence_length;
   const std::vector<int32_t> tokens = random_tokens(B * T, config, 0), targets = random_tokens(B * T, config, 1);
   StepScalars scalars;
   scalars.step = 1;
   scalars.loss_scale = 1.0f / static_cast<float>(B * T);
   scalars.loss_limit = scalars.norm_limit = INFINITY;
-  engine.optimizer().begin_step(scalars, false);
-  for (int64_t index = 0; index < std::min<int64_t>(2, engine.micro_batches()); ++index) {  // the first is formed anew
-    engine.set_micro_batch(static_cast<uint32_t>(index));
-    engine.parameters().begin_micro_batch(index);
+  engine.begin_step(scalars, false);
+  for (int64_t round = 0; round < std::min<int64_t>(2, engine.rounds()); ++round) {  // the first is formed anew
+    engine.begin_round(round);
     engine.model().load(tokens.data(), targets.data(), B, T);
-    engine.model().forward();
-    engine.model().backward();
+    engine.run_round();
   }
   engine.model().evaluate(engine.evaluation_sum());
   engine.backend().synchronize(engine.stream());

@@ -34,23 +34,34 @@ const std::map<std::string, Texts> kFloors = {
     {"src/config", {"base", "kernels/numerics"}},
     {"src/model", {"base", "kernels/numerics", "kernels", "src/config"}},
     {"src/optimizer", {"base", "kernels/numerics", "kernels", "src/config", "src/model"}},
+    {"src/parallel", {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer"}},
+    {"src/parallel/zero",
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/parallel"}},
+    {"src/parallel/nccl", {"base", "kernels/numerics", "kernels", "kernels/cuda", "src/parallel", "tests/cuda_host"}},
+    {"src/parallel/no_nccl", {"base", "kernels/numerics", "kernels", "src/parallel"}},
     {"src/data", {"base", "kernels/numerics", "kernels", "src/config"}},
     {"src/checkpoint", {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer"}},
     {"src/training",
-     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint"}},
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/parallel",
+      "src/parallel/zero", "src/data", "src/checkpoint"}},
     {"src/comparison",
      {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint",
       "src/training"}},
     {"src/benchmark",
-     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/training"}},
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/parallel",
+      "src/parallel/zero", "src/training"}},
+    {"src/planning",
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/parallel",
+      "src/parallel/zero", "src/training"}},
     {"src/commands",
-     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/data", "src/checkpoint",
-      "src/training", "src/comparison", "src/benchmark"}},
+     {"base", "kernels/numerics", "kernels", "src/config", "src/model", "src/optimizer", "src/parallel",
+      "src/parallel/zero", "src/data", "src/checkpoint", "src/training", "src/comparison", "src/benchmark",
+      "src/planning"}},
     {"src", {"base", "src/commands"}},  // main.cpp: one line a command
 };
 
 /// Each costs a second or more in every file that sees it. json_fwd.hpp only declares names.
-const std::regex kHeavy(R"(^(nlohmann/(?!json_fwd)|spdlog/|fmt/|CLI/|catch2/))");
+const std::regex kHeavy(R"(^(nlohmann/(?!json_fwd)|spdlog/|fmt/|CLI/|catch2/|mpi\.h|nccl\.h))");
 
 /// Rooms that parse JSON: the config's text, the headers of safetensors files with the manifests beside them, the
 /// events of metrics.jsonl, and the table of algorithms of matrix products.
@@ -148,6 +159,11 @@ TEST_CASE("a forbidden include, a heavy header, a stray parser and a long file a
   REQUIRE(count("src/data/loader.cpp", "\"src/config/config.h\"") == 0);
   REQUIRE(count("src/data/loader.cpp", "\"src/checkpoint/safetensors.h\"") == 1);
   REQUIRE(count("src/checkpoint/save.cpp", "\"src/data/loader.h\"") == 1);
+  REQUIRE(count("src/checkpoint/save.cpp", "\"src/parallel/communicator.h\"") == 1);
+  REQUIRE(count("src/parallel/shards.cpp", "\"src/data/loader.h\"") == 1);
+  REQUIRE(count("src/parallel/shards.cpp", "\"src/model/parameter_access.h\"") == 0);
+  REQUIRE(count("src/optimizer/optimizer.cpp", "\"src/parallel/communicator.h\"") == 1);
+  REQUIRE(count("src/parallel/link.h", "<mpi.h>") == 1);
   REQUIRE(count("src/checkpoint/save.cpp", "\"src/optimizer/optimizer.h\"") == 0);
   REQUIRE(count("src/model/model.cpp", "\"src/optimizer/optimizer.h\"") == 1);
   REQUIRE(count("src/model/model.cpp", "\"kernels/cpu/cpu_backend.h\"") == 1);

@@ -71,7 +71,7 @@ TEST_CASE("on CUDA planned sizes equal allocated sizes, and no step allocates", 
       Engine engine(config);
       CHECK(engine.backend().allocated_bytes() == Engine::plan(config).total());
       const int64_t allocations = engine.backend().allocation_count();
-      engine.optimizer().initialise();
+      engine.initialise();
       Trainer trainer(engine, shards);
       trainer.step();
       trainer.step();
@@ -92,7 +92,7 @@ TEST_CASE("a run uses the table that tune has made, and adds nothing to it", "[t
   std::ofstream(config.algorithms) << table;
   const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
   Engine engine(config);
-  engine.optimizer().initialise();
+  engine.initialise();
   Trainer trainer(engine, shards);
   trainer.step();
   CHECK(engine.backend().algorithms() == table);

@@ -53,7 +53,7 @@ struct Harness {
         scalars(static_cast<StepScalars*>(backend->allocate(sizeof(StepScalars)))),
         parameters(table, {strategy_info(c.precision.strategy).weight, c.precision.gradient, 1, c.seed}, *backend,
                    scalars, {}),
-        optimizer(config, table, parameters.weights(), parameters.gradients(), *backend, scalars, {}),
+        optimizer(config, table, parameters.owned(), *backend, scalars, {}),
         model(config, table, parameters, *backend, scalars, {}) {
     optimizer.initialise();
     for (int64_t i = 0; i < kN; ++i) {
@@ -166,6 +166,58 @@ TEST_CASE("the head's chunk is a function of the shape, a multiple of 64 unless 
   CHECK(head_chunk_tokens(model, 32768) == 4096);
   model.vocabulary = 61;
   CHECK(head_chunk_tokens(model, 8192) == 8192);
+}
+
+namespace {
+
+/// Passes calls on and writes them down.
+class RecordedCalls final : public ParameterAccess {
+ public:
+  explicit RecordedCalls(ParameterAccess& inner) : inner_(inner) {}
+  const BucketViews& before_forward(int bucket) override {
+    return say("forward", bucket), inner_.before_forward(bucket);
+  }
+  const BucketViews& before_backward(int bucket) override {
+    return say("backward", bucket), inner_.before_backward(bucket);
+  }
+  void gradients_ready(int bucket) override { say("ready", bucket), inner_.gradients_ready(bucket); }
+  void release(int bucket) override { say("release", bucket), inner_.release(bucket); }
+  std::vector<std::string> take() { return std::exchange(calls_, {}); }
+
+ private:
+  void say(const char* call, int bucket) { calls_.push_back(std::string(call) + " " + std::to_string(bucket)); }
+  ParameterAccess& inner_;
+  std::vector<std::string> calls_;
+};
+
+}  // namespace
+
+// Ranks exchange weights and gradients in the order of these calls. Catches: a rank without a micro-batch that asks in
+// another order, for more, or for less than one that computes.
+TEST_CASE("a rank that stands by asks for the same buckets in the same order as one that computes") {
+  for (const bool tied : {true, false}) {
+    for (const Positions positions : {Positions::learned, Positions::rotary}) {
+      Config config = fp32_config(tied, 61);
+      config.model.positions = positions;
+      Harness h(config);
+      RecordedCalls calls(h.parameters);
+      Model model(h.config, h.table, calls, *h.backend, h.scalars, {});
+      ExactSum* sum = static_cast<ExactSum*>(h.backend->allocate(sizeof(ExactSum)));
+      model.load(h.tokens.data(), h.targets.data(), kB, kT);
+      model.forward();
+      model.backward();
+      const std::vector<std::string> training = calls.take();
+      model.stand_by(true);
+      CHECK(calls.take() == training);
+      model.forward();
+      model.evaluate(sum);
+      const std::vector<std::string> evaluation = calls.take();
+      model.stand_by(false);
+      CHECK(calls.take() == evaluation);
+      CHECK(training.size() > evaluation.size());
+      h.backend->free(sum);
+    }
+  }
 }
 
 }  // namespace dither

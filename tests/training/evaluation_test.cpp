@@ -27,9 +27,9 @@ std::string error_of(const std::function<void()>& body) {
 }
 
 std::vector<char> weights_of(Engine& engine) {
-  const View weights = engine.parameters().weights().plane(Plane::strategy);
-  std::vector<char> bytes(static_cast<size_t>(engine.table().flat_elements(Plane::strategy) * size_of(weights.type)));
-  std::memcpy(bytes.data(), weights.data, bytes.size());
+  const OwnedPart& whole = engine.parameters().owned().front();
+  std::vector<char> bytes(static_cast<size_t>(whole.elements * size_of(whole.weight.type)));
+  std::memcpy(bytes.data(), whole.weight.data, bytes.size());
   return bytes;
 }
 
@@ -46,7 +46,7 @@ TEST_CASE("the validation loss does not depend on the micro-batch, and counts ev
   for (const int micro_batch : {1, 4, 8}) {
     config.batch.micro_batch_size = micro_batch;
     Engine engine(config);
-    engine.optimizer().initialise();
+    engine.initialise();
     const EvaluationResult result = Evaluator(config, nullptr).run(engine);
     CHECK(result.targets == windows * 24);
     CHECK(result.perplexity == Approx(std::exp(result.loss)));
@@ -57,7 +57,7 @@ TEST_CASE("the validation loss does not depend on the micro-batch, and counts ev
   config.evaluation.batches = 1;
   config.batch.micro_batch_size = 4;
   Engine engine(config);
-  engine.optimizer().initialise();
+  engine.initialise();
   CHECK(Evaluator(config, nullptr).run(engine).targets == 4 * 24);
 }
 
@@ -70,7 +70,7 @@ TEST_CASE("bits per byte divide the whole loss by the bytes of the targets") {
   config.evaluation.batches = 0;
   const Tokenizer tokenizer = byte_tokenizer();
   Engine engine(config);
-  engine.optimizer().initialise();
+  engine.initialise();
   const EvaluationResult result = Evaluator(config, &tokenizer).run(engine);
   const TokenShards shards(config.data.validation);
   const int64_t bytes = 8 * 24 - shards.count_of(0, 1, 8 * 24, 256);
@@ -87,8 +87,8 @@ TEST_CASE("weights come back from a file with the same bits") {
     for (const Strategy strategy : {Strategy::fp32, Strategy::bf16_sr}) {
       const Config config = tiny_config(strategy, architecture);
       Engine engine(config), other(config);
-      engine.optimizer().initialise();
-      write_weights(path, config, 0, engine.table(), engine.parameters().weights(), engine.backend(), {});
+      engine.initialise();
+      write_weights(path, config, 0, engine.table(), engine.parameters(), engine.backend(), {});
       read_weights(path, other.table(), other.optimizer());
       CHECK(weights_of(other) == weights_of(engine));
       std::vector<std::string> warnings;
@@ -105,8 +105,8 @@ TEST_CASE("weights of another model are refused with the tensor's name") {
   const std::string path = folder.path() + "/weights.safetensors";
   Config config = tiny_config(Strategy::bf16_sr);
   Engine engine(config);
-  engine.optimizer().initialise();
-  write_weights(path, config, 0, engine.table(), engine.parameters().weights(), engine.backend(), {});
+  engine.initialise();
+  write_weights(path, config, 0, engine.table(), engine.parameters(), engine.backend(), {});
 
   config.model.ffn = 104;
   Engine wider(config);
@@ -131,7 +131,7 @@ TEST_CASE("sampling repeats, changes with the seed, and goes on past the sequenc
   sampling.temperature = 1;
   const Tokenizer tokenizer = byte_tokenizer();
   Engine engine(config);
-  engine.optimizer().initialise();
+  engine.initialise();
   const std::string text = generate(engine, tokenizer, sampling, 5);
   CHECK(text.substr(0, 6) == "It was");
   CHECK(generate(engine, tokenizer, sampling, 5) == text);

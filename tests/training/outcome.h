@@ -48,7 +48,7 @@ inline Outcome run(const Config& config, int64_t steps, std::unique_ptr<Backend>
   const TemporaryFolder folder;
   const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
   Engine engine(config, backend ? std::move(backend) : make_backend(config));
-  engine.optimizer().initialise();
+  engine.initialise();
   Trainer trainer(engine, shards);
   Outcome outcome;
   for (int64_t i = 0; i < steps; ++i) outcome.records.push_back(trainer.step().record);

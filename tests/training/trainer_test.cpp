@@ -115,7 +115,7 @@ TEST_CASE("under bf16 a small update of a gain is lost, unless norms are kept in
     const TemporaryFolder folder;
     const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
     Engine engine(config);
-    engine.optimizer().initialise();
+    engine.initialise();
     Trainer trainer(engine, shards);
     StepMeasures measures;
     for (int i = 0; i < 10; ++i) {
@@ -148,7 +148,7 @@ TEST_CASE("no step after the third allocates memory") {
   const TemporaryFolder folder;
   const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
   Engine engine(in_micro_batches(tiny_config(Strategy::bf16_sr), 4));
-  engine.optimizer().initialise();
+  engine.initialise();
   Trainer trainer(engine, shards);
   for (int i = 0; i < 3; ++i) trainer.step();
   const int64_t allocations = engine.backend().allocation_count();
@@ -168,7 +168,7 @@ TEST_CASE("a step whose loss is not finite leaves weights and moments as they ar
   Config config = tiny_config(Strategy::bf16_sr);
   config.guards.stop_after_skips = 3;
   Engine engine(config);
-  engine.optimizer().initialise();
+  engine.initialise();
   Trainer trainer(engine, shards);
   REQUIRE_FALSE(trainer.step().record.skipped);
 

@@ -1,0 +1,103 @@
+#include "src/training/agreement.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <vector>
+
+#include "base/commit.h"
+#include "base/error.h"
+#include "src/config/computation.h"  // hash_text()
+
+namespace dither {
+
+namespace {
+
+/// Calls complain(rank, its text) for the first rank whose text is not rank 0's.
+template <class Complain>
+void compare(Control& control, const std::string& mine, const Complain& complain) {
+  if (control.size() == 1) return;
+  const std::vector<std::string> texts = control.all_gather(mine);
+  for (size_t r = 1; r < texts.size(); ++r) {
+    if (texts[r] != texts[0]) complain(r, texts[0], texts[r]);
+  }
+}
+
+/// The first line in which two texts differ, as `"a" there, "b" on rank 0`.
+std::string differing_line(const std::string& first, const std::string& other) {
+  std::istringstream a(first), b(other);
+  std::string line_a, line_b;
+  while (true) {
+    const bool more_a = static_cast<bool>(std::getline(a, line_a)), more_b = static_cast<bool>(std::getline(b, line_b));
+    if (!more_a) line_a = "nothing";
+    if (!more_b) line_b = "nothing";
+    if (line_a != line_b || (!more_a && !more_b)) break;
+  }
+  const auto trimmed = [](const std::string& line) {
+    const size_t begin = line.find_first_not_of(' ');
+    const size_t end = line.find_last_not_of(", ");
+    return begin == std::string::npos ? line : line.substr(begin, end - begin + 1);
+  };
+  return fmt::format("{} there, {} on rank 0", trimmed(line_b), trimmed(line_a));
+}
+
+std::string program_text() {
+  std::ifstream file("/proc/self/exe", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  return fmt::format("commit {}, XXH3 of the program {}", commit(), file ? hash_text(bytes) : "unknown");
+}
+
+}  // namespace
+
+void demand_same_config(Control& control, const Config& config) {
+  compare(control, to_json(config), [](size_t rank, const std::string& first, const std::string& other) {
+    throw Error(
+        fmt::format("rank {} has another config than rank 0: {}\n       cure: start all ranks with the same config "
+                    "file and --set",
+                    rank, differing_line(first, other)));
+  });
+}
+
+void demand_same_program(Control& control) {
+  compare(control, program_text(), [](size_t rank, const std::string& first, const std::string& other) {
+    throw Error(
+        fmt::format("rank {} runs another program than rank 0: {} there, {} on rank 0\n       cure: install the same "
+                    "build on all nodes",
+                    rank, other, first));
+  });
+}
+
+void demand_same_data(Control& control, const TokenShards& shards, const std::string& what) {
+  compare(control, shards.fingerprint(), [&](size_t rank, const std::string& first, const std::string& other) {
+    throw Error(fmt::format("rank {} has other {} than rank 0 under {}: {}\n       cure: the same files on all nodes",
+                            rank, what, shards.pattern(), differing_line(first, other)));
+  });
+}
+
+void demand_fitting_devices(Control& control, const Config& config, const Backend& backend) {
+  if (config.parallel.reduction == Reduction::ordered) {
+    const std::string arithmetic =
+        fmt::format("{}, algorithms {}", backend.arithmetic(), hash_text(backend.algorithms()));
+    compare(control, arithmetic, [](size_t rank, const std::string& first, const std::string& other) {
+      throw Error(fmt::format(
+          "rank {} computes by {}, rank 0 by {}: under parallel.reduction \"ordered\" all must be the "
+          "same\n       cures: equal nodes with the same table of algorithms, or parallel.reduction \"fp32\"",
+          rank, other, first));
+    });
+  }
+  if (control.size() == 1 || config.parallel.share_device) return;
+  const std::vector<std::string> devices = control.all_gather(backend.device_id());
+  for (size_t r = 1; r < devices.size(); ++r) {
+    for (size_t other = 0; other < r; ++other) {
+      if (devices[r].empty() || devices[r] != devices[other]) continue;
+      throw Error(
+          fmt::format("ranks {} and {} use the same GPU, {}\n       cures: as many ranks on a node as GPUs, "
+                      "parallel.device_index, or parallel.share_device true",
+                      other, r, devices[r]));
+    }
+  }
+}
+
+}  // namespace dither
