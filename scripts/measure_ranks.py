@@ -40,6 +40,7 @@ class Bench:
         self.count += 1
         report = self.folder / f"{self.count}.json"
         command = [self.options.dither, "bench", *self.config(micro_batches, threads), "--ranks", "--json", str(report)]
+        command += ["--quick"] if self.options.quick else []
         if ranks > 1:
             command = ["mpirun", "-np", str(ranks), "--bind-to", "none", *command]
         process = subprocess.Popen(command, env={**os.environ, **LAUNCHER}, stdout=subprocess.DEVNULL)
@@ -66,8 +67,7 @@ def measured_inputs(bench, cores, short):
     together = [bench.wait(started) for started in [bench.start(1, short, 1) for _ in range(cores)]]
     busy = sum(report["plan_inputs"]["micro_batch_seconds"] for report in together) / cores
     # Which core was faster is chance: below 1 the ranks did not slow each other down.
-    inputs = {**alone, "cores": cores, "busy_slowdown": max(1.0, busy / alone["micro_batch_seconds"])}
-    return inputs
+    return {**alone, "cores": cores, "busy_slowdown": max(1.0, busy / alone["micro_batch_seconds"])}
 
 
 def main():
@@ -79,9 +79,14 @@ def main():
     parser.add_argument("--micro-batches", type=int, default=32, help="of a step, over all ranks")
     parser.add_argument("--zero-stage", type=int, default=0)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--quick", action="store_true", help="shows that everything runs; the figures mean nothing")
     parser.add_argument("--json", help="write all figures to this file")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"warning: {load:.1f} other programs are running: the figures will say more of them than of ranks",
+              file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, folder)
@@ -113,7 +118,7 @@ def main():
               f"| {100 * row['communication_share']:.1f} % | {row['measured']['tokens_per_second']:.1f} "
               f"| {row['to_one_rank_with_all_cores']:.3f} |")
     if options.json:
-        Path(options.json).write_text(json.dumps({"cores": cores, "inputs": inputs, "one_rank_all_cores": reference,
+        Path(options.json).write_text(json.dumps({"cores": cores, "load_before": load, "inputs": inputs, "one_rank_all_cores": reference,
                                                   "rows": rows}, indent=2) + "\n")
 
 

@@ -44,8 +44,9 @@ class Place:
     def program(self, name):
         if not self.host:
             return str({"dither": self.build / "dither", "operations": self.build / "tests/test_cuda_device",
-                        "models": self.build / "tests/test_cuda_device"}[name])
-        return str(self.build / "tests" / {"dither": "dither_on_host", "operations": "test_cuda_host", "models": "test_cuda"}[name])
+                        "models": self.build / "tests/test_cuda_device", "ranks": self.build / "tests/test_ranks_device"}[name])
+        return str(self.build / "tests" / {"dither": "dither_on_host", "operations": "test_cuda_host", "models": "test_cuda",
+                                           "ranks": "test_ranks_cuda"}[name])
 
     def output(self, command, more_environment=None):
         """Runs it; its text. Failed with the end of the text otherwise."""
@@ -88,7 +89,8 @@ def build(place):
         options.append(f"-DCMAKE_PREFIX_PATH={place.prefix}/usr")
         options += [f"-DCMAKE_{language}_FLAGS=-isystem {place.prefix}/usr/include" for language in ("CXX", "CUDA")]
     place.output(["cmake", "-G", "Ninja", "-S", ROOT, "-B", place.build, *options])
-    place.output(["cmake", "--build", place.build, "--parallel", os.cpu_count(), "--target", "dither", "test_cuda_device"])
+    place.output(["cmake", "--build", place.build, "--parallel", os.cpu_count(), "--target", "dither", "test_cuda_device",
+                  "test_ranks_device"])
     return {"architecture": _architecture()}
 
 
@@ -121,6 +123,29 @@ def determinism(place):
     if tensors(folder / "a/weights.safetensors") != tensors(folder / "b/weights.safetensors"):
         raise Failed("the weights of two runs differ")
     return {"losses": losses[0]}
+
+
+def ranks(place):
+    """Two ranks that share the GPU through shared memory train as one does; NCCL with a world of one."""
+    which = ["ordered: fewer*"] if place.host else []
+    text = place.output([ROOT / "scripts/run_ranks.sh", 2, place.program("ranks"), *which], {"DITHER_TEST_TRANSPORT": "host"})
+    figures = {"tests": re.search(r"\([^)]*test cases?\)", text).group(0), "nccl": "the program was built without it"}
+    folder = place.scratch("ranks")
+    corpus.write_shards(folder / "data", 4096, 200_000, 20_000)
+    settings = [f"data.train={folder}/data/train_*.bin", "data.validation=", "steps=4", "sampling.every_steps=0",
+                "model.vocabulary=4096", "evaluation.every_steps=0", "batch.tokens_per_step=8192", "batch.micro_batch_size=8"]
+    if place.host:
+        settings += [*TINY, "batch.tokens_per_step=512"]
+    alone = [step["loss"] for step in place.train(folder, "alone", "configs/quickstart.json", settings)]
+    try:
+        by_nccl = place.train(folder, "nccl", "configs/quickstart.json", [*settings, "parallel.transport=nccl"])
+    except Failed as reason:
+        if "built without it" not in str(reason):
+            raise
+        return figures
+    if [step["loss"] for step in by_nccl] != alone:
+        raise Failed(f"losses with NCCL differ: {by_nccl}, alone {alone}")
+    return {**figures, "nccl": "a world of one has the losses of a run without it"}
 
 
 def tensors(path):
@@ -234,5 +259,5 @@ def _architecture():
     return "90a-real" if text == "90" else f"{text}-real"
 
 
-ALL = {stage.__name__: stage for stage in (build, kernels, strategies, parity, determinism, curves, train, bench, memcheck,
+ALL = {stage.__name__: stage for stage in (build, kernels, strategies, parity, determinism, ranks, curves, train, bench, memcheck,
                                               racecheck)}

@@ -61,7 +61,7 @@ void Communicator::all_reduce(View data, int64_t elements, Stream stream) {
   DITHER_ASSERT(data && (is_sum_type(data.type) || data.type == DType::int64));
   const int64_t bytes = elements * size_of(data.type);
   counted(2 * (size_ - 1) * bytes / size_, [&] {
-    if (size_ > 1) do_all_reduce(data, elements, stream);
+    if (calls_) do_all_reduce(data, elements, stream);
   });
 }
 
@@ -71,7 +71,7 @@ void Communicator::reduce_scatter(View to, ConstView from, int64_t each, Stream 
   DITHER_ASSERT(is_sum_type(to.type));
   const int64_t bytes = each * size_of(to.type);
   counted((size_ - 1) * bytes, [&] {
-    if (size_ > 1) return do_reduce_scatter(to, from, each, stream);
+    if (calls_) return do_reduce_scatter(to, from, each, stream);
     if (to.data != from.data) do_copy(to.data, from.data, bytes, stream);
   });
 }
@@ -81,7 +81,7 @@ void Communicator::all_gather(View to, ConstView from, int64_t each, Stream stre
   if (each == 0) return;
   const int64_t bytes = each * size_of(to.type);
   counted((size_ - 1) * bytes, [&] {
-    if (size_ > 1) return do_all_gather(to, from, each, stream);
+    if (calls_) return do_all_gather(to, from, each, stream);
     if (to.data != from.data) do_copy(to.data, from.data, bytes, stream);
   });
 }
@@ -91,7 +91,7 @@ void Communicator::all_to_all(const AllToAll& exchange, Stream stream) {
   if (exchange.elements == 0) return;
   const int64_t bytes = exchange.elements * size_of(exchange.to.type);
   counted(rank_ < exchange.senders ? (size_ - 1) * bytes : 0, [&] {
-    if (size_ > 1) return do_all_to_all(exchange, stream);
+    if (calls_) return do_all_to_all(exchange, stream);
     do_copy(exchange.to.data, exchange.from.at(exchange.from_offsets[0]).data, bytes, stream);
   });
 }
@@ -103,7 +103,7 @@ void Communicator::broadcast(View data, int64_t elements, int root, Stream strea
   // Every rank but the root receives the data once, and any rank may pass it on: the mean over ranks.
   const int64_t bytes = elements * size_of(data.type);
   counted((size_ - 1) * bytes / size_, [&] {
-    if (size_ > 1) do_broadcast(data, elements, root, stream);
+    if (calls_) do_broadcast(data, elements, root, stream);
   });
 }
 

@@ -35,13 +35,17 @@ struct Traffic {
 
 class Communicator {
  public:
-  Communicator(int rank, int size) : rank_(rank), size_(size) {}
+  /// calls_alone: the transport is called for a world of one too (so that NCCL can be tried on one GPU).
+  Communicator(int rank, int size, bool calls_alone = false)
+      : rank_(rank), size_(size), calls_(size > 1 || calls_alone) {}
   virtual ~Communicator() = default;
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  /// Whether collectives reach the transport; else results are only moved to their place.
+  bool calls() const { return calls_; }
 
   /// data <- sum over ranks. Types: bf16, fp32, int64.
   void all_reduce(View data, int64_t elements, Stream stream);
@@ -64,7 +68,7 @@ class Communicator {
   const Traffic& traffic() const { return traffic_; }
 
  protected:
-  // What a transport does, for size() > 1 and at least one element; arguments have been checked.
+  // What a transport does, where calls() and at least one element; arguments have been checked.
   virtual void do_all_reduce(View data, int64_t elements, Stream stream) = 0;
   virtual void do_reduce_scatter(View to, ConstView from, int64_t each, Stream stream) = 0;
   virtual void do_all_gather(View to, ConstView from, int64_t each, Stream stream) = 0;
@@ -78,6 +82,7 @@ class Communicator {
   void counted(int64_t bytes, const Call& call);
 
   const int rank_, size_;
+  const bool calls_;
   Traffic traffic_;
 };
 

@@ -142,9 +142,10 @@ void Engine::sum_over_ranks() {
   }
 }
 
-// Collectives are not recorded: those of some transports need the host.
+// Collectives are not recorded: those of some transports need the host, and NCCL keeps a communicator until the last
+// graph that uses it is gone.
 void Engine::repeat(Piece piece, const std::function<void()>& work) {
-  if (partition().ranks > 1) return work();
+  if (ranks_.world().calls()) return work();
   backend_->repeat(static_cast<uint64_t>(piece), stream(), work);
 }
 

@@ -1,6 +1,8 @@
 // The model and batch of the tests on several ranks.
 #pragma once
 
+#include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "tests/ranks/reference.h"
@@ -49,12 +51,19 @@ inline std::string name_of(const MatrixCase& c) {
          (c.gradient == GradientStorage::fp32 ? ", gradient fp32" : ", gradient bf16_sr");
 }
 
+/// parallel.transport of these runs: "auto", unless DITHER_TEST_TRANSPORT says "host".
+inline Transport job_transport() {
+  const char* name = std::getenv("DITHER_TEST_TRANSPORT");
+  return name != nullptr && std::string(name) == "host" ? Transport::host : Transport::automatic;
+}
+
 /// tiny_config() with five micro-batches a step (seven on three ranks), so that the last round is uneven on 2, 3 and 4
 /// ranks; targets that do not count; a clip that always acts; moments rounded stochastically.
 inline Config ranks_config(Strategy strategy, Architecture architecture, GradientStorage gradient) {
   Config config = tiny_config(strategy, architecture);
   config.device = job_device();
   config.parallel.threads = 1;
+  config.parallel.transport = job_transport();
   config.data.train = config.data.validation = corpus();
   config.data.ignore_token = 7;
   config.evaluation.batches = 3;

@@ -66,7 +66,8 @@ cudaStream_t stream_of(Stream stream) { return static_cast<cudaStream_t>(stream.
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(ncclComm_t comm, int rank, int size) : Communicator(rank, size), comm_(comm) {}
+  NcclCommunicator(ncclComm_t comm, int rank, int size, bool calls_alone = false)
+      : Communicator(rank, size, calls_alone), comm_(comm) {}
   ~NcclCommunicator() override;
 
   std::unique_ptr<Communicator> split(int color, int key) override;
@@ -214,7 +215,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(Control& control, const Ran
   ncclComm_t comm = nullptr;
   check_nccl(ncclCommInitRank(&comm, control.size(), id, control.rank()),
              "connecting " + who + ", each on a device of its own", __LINE__);
-  return std::make_unique<NcclCommunicator>(comm, control.rank(), control.size());
+  return std::make_unique<NcclCommunicator>(comm, control.rank(), control.size(), true);
 }
 
 }  // namespace dither
