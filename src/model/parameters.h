@@ -1,7 +1,7 @@
 // A run's weights and gradients as its loop and its optimizer see them: the door that the model uses, plus what happens
 // between the passes. Plain memory (plain_parameters.h) is one way to hold them, ZeRO (src/parallel) another.
 //
-// A step:  for each round { begin_micro_batch; the model's passes } finish_gradients; for each owned part { update it;
+// A step:  for each round { begin_micro_batch; the model's passes } finish_beside; for each owned part { update it;
 // updated(part) } finish_update. Nothing here waits for the host.
 #pragma once
 
@@ -30,8 +30,9 @@ struct Round {
 class Parameters : public ParameterAccess {
  public:
   virtual void begin_micro_batch(const Round& round) = 0;
-  /// From now on the stream finds the gradients of owned parts complete, summed over all ranks.
-  virtual void finish_gradients() = 0;
+  /// From now on the stream is behind all that was given beside it: after the last round the gradients of owned parts
+  /// are complete, summed over all ranks. Before any collective on the stream itself: NCCL wants one at a time.
+  virtual void finish_beside() = 0;
   /// What this process updates, in the order of storage. The same for as long as the parameters live.
   virtual const std::vector<OwnedPart>& owned() const = 0;
   /// The weights of owned()[part] are new.

@@ -45,7 +45,7 @@ class PlainParameters final : public Parameters {
   static std::vector<OwnedPart> owned_parts(const ParameterTable& table);
 
   void begin_micro_batch(const Round& round) override { round_ = round; }
-  void finish_gradients() override {}
+  void finish_beside() override {}
   const std::vector<OwnedPart>& owned() const override { return owned_; }
   void updated(int64_t /*part*/) override {}
   void finish_update() override {}

@@ -114,17 +114,16 @@ void Engine::run_round() {
 
 void Engine::update() {
   repeat(measure_ ? Piece::measured_update : Piece::update, [this] {
-    parameters_->finish_gradients();
+    parameters_->finish_beside();
     optimizer_->add_norm();
     sum_over_ranks();
     optimizer_->decide();
     optimizer_->step([this](int64_t part) { parameters_->updated(part); });
-    if (measure_) {
-      int64_t count = 0;
-      const View sums = optimizer_->measure_sums(count);
-      ranks_.group().all_reduce(sums, count, stream());  // copies have the same
-    }
     parameters_->finish_update();
+    if (!measure_) return;
+    int64_t count = 0;
+    const View sums = optimizer_->measure_sums(count);
+    ranks_.group().all_reduce(sums, count, stream());  // copies have the same
   });
 }
 
@@ -154,6 +153,7 @@ void Engine::begin_evaluation() { backend_->zero(evaluation_, sizeof(EvaluationS
 EvaluationSums Engine::add_evaluation(const EvaluationSums& own) {
   static_assert(offsetof(EvaluationSums, targets) == sizeof(ExactSum) &&
                 sizeof(EvaluationSums) == sizeof(ExactSum) + 16);
+  parameters_->finish_beside();
   backend_->copy_from_host(&evaluation_->targets, &own.targets, 2 * sizeof(int64_t), stream());
   ranks_.world().all_reduce({evaluation_, DType::int64}, sizeof(EvaluationSums) / sizeof(int64_t), stream());
   EvaluationSums sums;

@@ -232,7 +232,7 @@ void ExchangedParameters::fold(int bucket, Plane plane) {
   if (round_.last && partition.copies() > 1) ranks_.copies().all_gather(shard, own, piece, stream);
 }
 
-void ExchangedParameters::finish_gradients() { lane_.join(); }
+void ExchangedParameters::finish_beside() { lane_.join(); }
 
 void ExchangedParameters::updated(int64_t part) {
   const PartPlace& place = places_[static_cast<size_t>(part)];

@@ -38,7 +38,7 @@ class ExchangedParameters final : public Parameters {
   void release(int bucket) override;
 
   void begin_micro_batch(const Round& round) override;
-  void finish_gradients() override;
+  void finish_beside() override;
   const std::vector<OwnedPart>& owned() const override { return owned_; }
   void updated(int64_t part) override;
   void finish_update() override { weights_->finish_update(); }

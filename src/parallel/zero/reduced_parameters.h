@@ -26,7 +26,7 @@ class ReducedParameters final : public Parameters {
   void release(int bucket) override { plain_.release(bucket); }
 
   void begin_micro_batch(const Round& round) override;
-  void finish_gradients() override { lane_.join(); }
+  void finish_beside() override { lane_.join(); }
   const std::vector<OwnedPart>& owned() const override { return owned_; }
   void updated(int64_t part) override;
   void finish_update() override { lane_.join(); }
