@@ -16,10 +16,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 LAUNCHER = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMP_WAIT_POLICY": "passive"}
+            "OMPI_MCA_rmaps_base_oversubscribe": "1",
+            "GOMP_SPINCOUNT": "10000"}  # threads wait for the next loop a little before they sleep
+
+
+def busy_seconds():
+    """Of all cores since the start, by all programs."""
+    user, nice, system, _, _, irq, soft_irq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds():
+    """Of this script and of what it has started and waited for."""
+    return sum(os.times()[:4])
 
 
 class Bench:
@@ -27,6 +40,7 @@ class Bench:
 
     def __init__(self, options, folder):
         self.options, self.folder, self.count = options, Path(folder), 0
+        self.others = 0.0  # the largest share of the cores that other programs took during a run
 
     def config(self, micro_batches, threads, more=()):
         tokens = self.options.micro_batch_size * self.options.sequence_length
@@ -53,7 +67,12 @@ class Bench:
         return json.loads(report.read_text())
 
     def run(self, ranks, micro_batches, threads):
-        return self.wait(self.start(ranks, micro_batches, threads))
+        begin, busy, own = time.monotonic(), busy_seconds(), own_seconds()
+        report = self.wait(self.start(ranks, micro_batches, threads))
+        others = (busy_seconds() - busy) - (own_seconds() - own)
+        report["others_share"] = max(0.0, others / ((time.monotonic() - begin) * os.cpu_count()))
+        self.others = max(self.others, report["others_share"])
+        return report
 
     def plan(self, ranks, micro_batches, inputs):
         command = [self.options.dither, "plan", *self.config(micro_batches, 1), "--device", "cpu", "--ranks",
@@ -83,10 +102,6 @@ def main():
     parser.add_argument("--json", help="write all figures to this file")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"warning: {load:.1f} other programs are running: the figures will say more of them than of ranks",
-              file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, folder)
@@ -109,16 +124,17 @@ def main():
     print("inputs: " + ", ".join(f"{name} {value:.4g}" for name, value in inputs.items()))
     print(f"one rank with {cores} threads: {reference['tokens_per_second']:.1f} tokens/s\n")
     print("| ranks of one thread | measured s | spread s | predicted s | error | in collectives | tokens/s "
-          f"| of one rank with {cores} threads |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+          f"| of one rank with {cores} threads | others |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         step = row["measured"]["step"]
         print(f"| {row['ranks']} | {step['seconds']:.3f} | {step['interquartile_seconds']:.3f} "
               f"| {row['predicted']['step_seconds']:.3f} | {100 * row['error']:+.1f} % "
               f"| {100 * row['communication_share']:.1f} % | {row['measured']['tokens_per_second']:.1f} "
-              f"| {row['to_one_rank_with_all_cores']:.3f} |")
+              f"| {row['to_one_rank_with_all_cores']:.3f} | {100 * row['measured']['others_share']:.1f} % |")
+    print(f"\nother programs took up to {100 * bench.others:.1f} % of the cores during a run")
     if options.json:
-        Path(options.json).write_text(json.dumps({"cores": cores, "load_before": load, "inputs": inputs, "one_rank_all_cores": reference,
+        Path(options.json).write_text(json.dumps({"cores": cores, "others_share": bench.others, "inputs": inputs, "one_rank_all_cores": reference,
                                                   "rows": rows}, indent=2) + "\n")
 
 

@@ -13,14 +13,15 @@
 #include <memory>
 #include <string>
 
+#include "kernels/cuda_workspace.h"
 #include "kernels/operations/linear.h"
 
 namespace dither::cuda {
 
 class MatrixProducts {
  public:
-  /// What the library may use beside the operands: NVIDIA's advice for Hopper.
-  static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+  /// What the library may use beside the operands.
+  static constexpr int64_t kWorkspaceBytes = kCudaWorkspaceBytes;
 
   /// For the current device. `workspace`: kWorkspaceBytes of its memory, aligned to 256 bytes. All products are given
   /// to one stream, or to streams that wait for each other: they share the workspace.

@@ -1,11 +1,12 @@
 // In the place of kernels/cuda where the program is built without CUDA.
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "kernels/cuda_workspace.h"
 
 namespace dither {
 
 int cuda_devices() { return 0; }
-int64_t cuda_workspace_bytes() { return 0; }
+int64_t cuda_workspace_bytes() { return kCudaWorkspaceBytes; }
 
 std::unique_ptr<Backend> make_cuda_backend(int /*device*/) {
   throw Error(

@@ -76,8 +76,8 @@ void add_plan_command(CLI::App& app) {
   command->add_flag("--markdown", options->markdown, "The table of stages, as in docs/scaling.md");
   command->add_flag("--list-inputs", options->list_inputs, "All inputs, devices and links with their sources");
   command->footer(
-      "Times are predictions: docs/scaling.md says by which formulas, and how far off they were where measured.\n\n"
-      "Example:\n"
+      "Times are predictions: docs/scaling.md says by which formulas, and how to check them.\n\n"
+      "Examples:\n"
       "  dither plan configs/gpt2-124m.json\n"
       "  dither plan configs/llama-2-7b.json --device h100 --ranks 64 --set parallel.zero_stage=2");
   command->callback([options] { plan(*options); });
