@@ -15,7 +15,7 @@ struct StepScalars {
   uint32_t step = 0;           // the optimizer step of random draws, from 1
   // Draws of gradient noise. Ranks compute micro-batches in rounds: rank r of W has the global index round + r.
   uint32_t micro_batch = 0;    // global index, within the step, of this rank's micro-batch
-  uint32_t round = 0;          // that of the round's first one
+  uint32_t round = 0;          // that of the first one whose gradient this rank's sums add in this round
   uint32_t micro_batches = 1;  // of the whole step, over all ranks: the draw behind all of theirs
   float loss_scale = 1;        // 1/N: targets that count in the whole global step
   double largest_norm = 0;     // gradient clip; 0 = no clipping

@@ -1,5 +1,7 @@
 #include "src/benchmark/random_steps.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <limits>
 
@@ -33,6 +35,7 @@ StepSeconds RandomSteps::step(bool apart) {
   seconds.rounds = seconds_of([&] {
     engine_.begin_step(s, false);
     for (int64_t round = 0; round < engine_.rounds(); ++round) {
+      engine_.phase(fmt::format("step {}: round {} of {}", step_, round + 1, engine_.rounds()));
       if (engine_.begin_round(round) >= 0) {
         const int32_t* tokens = next_tokens();  // targets are as random as their tokens: the work is the same
         engine_.model().load(tokens, tokens, config.batch.micro_batch_size, config.model.sequence_length);
@@ -41,6 +44,7 @@ StepSeconds RandomSteps::step(bool apart) {
     }
     if (apart) engine_.backend().synchronize(engine_.stream());
   });
+  engine_.phase(fmt::format("step {}: update", step_));
   seconds.update = seconds_of([&] {
     engine_.update();
     engine_.backend().synchronize(engine_.stream());

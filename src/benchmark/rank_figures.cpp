@@ -67,23 +67,12 @@ std::vector<CollectiveFigures> measure_collectives(Communicator& world, Backend&
   return figures;
 }
 
-/// The flag of rank 0 on all ranks.
-bool agreed(bool mine, Engine& engine, View flag) {
-  int64_t value = mine ? 1 : 0;
-  engine.backend().copy_from_host(flag.data, &value, sizeof(value), engine.stream());
-  engine.ranks().world().broadcast(flag, 1, 0, engine.stream());
-  engine.backend().copy_to_host(&value, flag.data, sizeof(value), engine.stream());
-  engine.backend().synchronize(engine.stream());
-  return value != 0;
-}
-
 void measure_steps(Engine& engine, double seconds, RankFigures& figures) {
   RandomSteps steps(engine);
   for (int i = 0; i < kWarmUp; ++i) steps.step();
-  const View flag{engine.backend().allocate(sizeof(int64_t)), DType::int64};
   std::vector<double> whole, communication, rounds, updates;
   double spent = 0;
-  for (bool more = true; more; more = agreed(spent < seconds || whole.size() < kFewest, engine, flag)) {
+  for (bool more = true; more; more = engine.from_rank_0(spent < seconds || whole.size() < kFewest ? 1 : 0) != 0) {
     const double before = engine.ranks().traffic().seconds;
     const StepSeconds step = steps.step(true);
     whole.push_back(step.rounds + step.update);
@@ -92,7 +81,6 @@ void measure_steps(Engine& engine, double seconds, RankFigures& figures) {
     communication.push_back(engine.ranks().traffic().seconds - before);
     spent += whole.back();
   }
-  engine.backend().free(flag.data);
   figures.step = timing_of(whole);
   if (!uses_cuda(engine.config())) figures.communication = timing_of(communication);  // on CUDA they only queue
   figures.micro_batch_seconds = timing_of(rounds).seconds;
@@ -125,6 +113,7 @@ RankFigures measure_ranks(Engine& engine, const Effort& effort) {
   figures.device = engine.backend().description();
   engine.initialise();
   if (figures.ranks > 1) {
+    engine.phase("collectives");
     figures.collectives = measure_collectives(engine.ranks().world(), engine.backend(), effort.memory_bytes);
   }
   measure_steps(engine, effort.step_seconds, figures);

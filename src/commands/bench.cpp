@@ -67,10 +67,14 @@ void bench_ranks(const Options& options) {
   ranks.run([&] {
     const Config config = config_of(options);
     demand_same_config(ranks.control(), config);
+    ranks.control().watch(config.parallel.timeout_seconds);
     std::ofstream file;
     if (ranks.speaks() && !options.json.empty()) file = open_for_writing(options.json);
-    Engine engine(config, make_backend(config, ranks.gpu(config.parallel)),
-                  [&](Backend& backend) { return ranks.communicator(config.parallel, backend, uses_cuda(config)); });
+    Engine engine(config, make_backend(config, ranks.gpu(config.parallel)), [&](Backend& backend) {
+      demand_fitting_devices(ranks.control(), config, backend);
+      return ranks.communicator(config.parallel, backend, uses_cuda(config));
+    });
+    engine.on_phase([&](const std::string& name) { ranks.control().phase(name); });
     const RankFigures figures = measure_ranks(engine, options.quick ? kQuick : Effort{});
     if (!ranks.speaks()) return;
     print_now(text_of(figures));

@@ -1,5 +1,5 @@
 // THE collectives among ranks. One interface, four transports: NCCL (GPUs), MPI (CPU ranks), host (shared memory
-// between the processes of one node, through pinned memory for CUDA) and none (a world of one).
+// between the processes of one node, for CUDA through host memory) and none (a world of one).
 //
 // All ranks of a group call the same collectives with the same sizes in the same order, from their main thread. Views
 // lie in the backend's memory. A collective is given to a stream and done in its order; the CPU's are done when the
@@ -62,6 +62,8 @@ class Communicator {
   /// A communicator among those ranks of this one that give the same `color`, ranked by `key` (rising, all different).
   /// All ranks of this one call it.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+  /// After an error: ends what has been given and waits for other ranks; nothing may follow. Does not throw.
+  virtual void abort() {}
   /// One line for the start-up table: "MPI (Open MPI 4.1.4)".
   virtual std::string description() const = 0;
 

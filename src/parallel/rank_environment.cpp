@@ -19,7 +19,8 @@
 namespace dither {
 namespace {
 
-constexpr int kMostRanks = 65536;  // no job is larger; a number beyond it is a mistake
+constexpr int kMostRanks = 65536;           // no job is larger; a number beyond it is a mistake
+constexpr int kMostConnectSeconds = 86400;  // a day
 
 struct Names {
   const char* launcher;
@@ -186,6 +187,9 @@ RankEnvironment rank_environment() {
   RankEnvironment environment = read_launcher();
   environment.address = address();
   environment.rendezvous = text_of("DITHER_RENDEZVOUS");
+  if (is_set("DITHER_CONNECT_SECONDS")) {
+    environment.connect_seconds = integer("DITHER_CONNECT_SECONDS", 1, kMostConnectSeconds);
+  }
   return environment;
 }
 

@@ -9,8 +9,6 @@ namespace dither {
 
 namespace {
 
-constexpr double kConnectSeconds = 120;  // a large job's processes do not all start at once
-
 bool needs_mpi(const RankEnvironment& e) { return e.ranks > 1 && e.mpi && built_with_mpi(); }
 
 /// Ranks that nobody told where rank 0 listens cannot meet.
@@ -34,17 +32,21 @@ Ranks::Ranks() : environment_(rank_environment()) {
     mpi_.emplace();
     share = [this](const std::string& text) { return mpi_->broadcast(text); };
   }
-  control_.emplace(environment_, kConnectSeconds, share);
+  control_.emplace(environment_, environment_.connect_seconds, share);
 }
 
 void Ranks::run(const std::function<void()>& body) {
   try {
     body();
   } catch (const std::exception& e) {
-    if (mpi_) mpi_->abandon();
-    control_->fail(e.what());
+    fail(e.what());
     throw;
   }
+}
+
+void Ranks::fail(const std::string& message) {
+  if (mpi_) mpi_->abandon();
+  control_->fail(message);
 }
 
 int Ranks::gpu(const ParallelConfig& config) const {

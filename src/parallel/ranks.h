@@ -30,6 +30,9 @@ class Ranks {
   /// Does body(); what it throws is told to the other ranks, which end too, and thrown on.
   void run(const std::function<void()>& body);
 
+  /// Tells the others that this rank ends because of `message`. For where it has to be told before run() is reached.
+  void fail(const std::string& message);
+
   /// The number of the GPU that this rank uses: parallel.device_index, else its place on the node, round again where
   /// there are fewer. Throws Error where there is no such GPU.
   int gpu(const ParallelConfig& config) const;

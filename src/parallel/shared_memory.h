@@ -1,8 +1,9 @@
 // Memory that the processes of one node share, and a barrier among them: what the "host" transport stands on.
 //
 // The object has a name in /dev/shm only until all have attached; then it lives as long as somebody has it mapped, and
-// whatever way the processes end nothing stays behind. Rank 0 makes it, with all its pages, so that a full /dev/shm is
-// an Error here and not a SIGBUS at some later write.
+// whatever way the processes end nothing stays behind. A job that is killed before that leaves the name, which bears
+// the process's number, to be removed by hand. Rank 0 makes it, with all its pages, so that a full /dev/shm is an Error
+// here and not a SIGBUS at some later write.
 #pragma once
 
 #include <cstddef>

@@ -150,6 +150,7 @@ Watchdog::Order Watchdog::order() {
 
 void Watchdog::watch_peers() {
   Clock::time_point last = Clock::now(), last_beat = last;
+  update_books(last);
   beat();
   while (true) {
     std::vector<Awaited> awaited = {{wake_.number()}};
@@ -177,7 +178,8 @@ void Watchdog::watch_peers() {
     for (size_t i = 0; i < peers_.size(); ++i) {
       if (!awaited[1 + i].ready) continue;
       const Ending ending = take_in(peers_[i]);
-      if (!ending.reason.empty()) end_process(ending);
+      // A peer that has closed because all is done is no failure, whichever of the two is heard first.
+      if (!ending.reason.empty() && order() != Order::done) end_process(ending);
       if (peers_[i].ended) return;  // rank 0 has said goodbye
     }
     if (seconds_between(last_beat, now) < period_) continue;

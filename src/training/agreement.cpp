@@ -2,14 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <vector>
 
 #include "base/commit.h"
 #include "base/error.h"
 #include "src/config/computation.h"  // hash_text()
+#include "src/config/keys.h"         // key_table()
 
 namespace dither {
 
@@ -25,22 +28,32 @@ void compare(Control& control, const std::string& mine, const Complain& complain
   }
 }
 
-/// The first line in which two texts differ, as `"a" there, "b" on rank 0`.
-std::string differing_line(const std::string& first, const std::string& other) {
-  std::istringstream a(first), b(other);
-  std::string line_a, line_b;
-  while (true) {
-    const bool more_a = static_cast<bool>(std::getline(a, line_a)), more_b = static_cast<bool>(std::getline(b, line_b));
-    if (!more_a) line_a = "nothing";
-    if (!more_b) line_b = "nothing";
-    if (line_a != line_b || (!more_a && !more_b)) break;
+struct Difference {
+  std::string there, here;  // on the other rank, on rank 0; "nothing" where a text has ended
+};
+
+/// The first lines in which two texts differ.
+Difference difference(const std::string& here, const std::string& there) {
+  std::istringstream a(here), b(there);
+  Difference lines;
+  do {
+    if (!std::getline(a, lines.here)) lines.here = "nothing";
+    if (!std::getline(b, lines.there)) lines.there = "nothing";
+  } while (lines.here == lines.there && (a || b));
+  return lines;
+}
+
+constexpr const char* kIs = " is ";
+
+/// "path is value" for each key, in the order of the table; without the one that a rank may have for itself.
+std::string key_lines(const Config& config) {
+  std::string text;
+  for (const Key& key : key_table()) {
+    if (key.load && key.path != "parallel.device_index") {
+      text += key.path + kIs + key.load(config).dump() + "\n";
+    }
   }
-  const auto trimmed = [](const std::string& line) {
-    const size_t begin = line.find_first_not_of(' ');
-    const size_t end = line.find_last_not_of(", ");
-    return begin == std::string::npos ? line : line.substr(begin, end - begin + 1);
-  };
-  return fmt::format("{} there, {} on rank 0", trimmed(line_b), trimmed(line_a));
+  return text;
 }
 
 std::string program_text() {
@@ -52,11 +65,12 @@ std::string program_text() {
 }  // namespace
 
 void demand_same_config(Control& control, const Config& config) {
-  compare(control, to_json(config), [](size_t rank, const std::string& first, const std::string& other) {
+  compare(control, key_lines(config), [](size_t rank, const std::string& here, const std::string& there) {
+    const Difference lines = difference(here, there);
     throw Error(
-        fmt::format("rank {} has another config than rank 0: {}\n       cure: start all ranks with the same config "
-                    "file and --set",
-                    rank, differing_line(first, other)));
+        fmt::format("rank {} has another config than rank 0: {} there, {} on rank 0\n       cure: start all ranks with "
+                    "the same config file and --set",
+                    rank, lines.there, lines.here.substr(lines.here.find(kIs) + std::strlen(kIs))));
   });
 }
 
@@ -70,9 +84,12 @@ void demand_same_program(Control& control) {
 }
 
 void demand_same_data(Control& control, const TokenShards& shards, const std::string& what) {
-  compare(control, shards.fingerprint(), [&](size_t rank, const std::string& first, const std::string& other) {
-    throw Error(fmt::format("rank {} has other {} than rank 0 under {}: {}\n       cure: the same files on all nodes",
-                            rank, what, shards.pattern(), differing_line(first, other)));
+  compare(control, shards.fingerprint(), [&](size_t rank, const std::string& here, const std::string& there) {
+    const Difference lines = difference(here, there);
+    throw Error(
+        fmt::format("rank {} has other {} than rank 0 under {}: {} there, {} on rank 0\n       cure: the same "
+                    "files on all nodes",
+                    rank, what, shards.pattern(), lines.there, lines.here));
   });
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstddef>
+#include <exception>
 #include <fstream>
 #include <iterator>
 
@@ -12,6 +13,13 @@
 namespace dither {
 
 namespace {
+
+/// A process by itself has all, however the config shares out.
+ParallelConfig parallel_of(const Config& config, bool alone) {
+  ParallelConfig parallel = config.parallel;
+  if (alone) parallel.shard_group_size = 0;
+  return parallel;
+}
 
 /// What the backend holds already is part of the plan.
 void check_fit(const MemoryPlan& plan, const Backend& backend) {
@@ -48,7 +56,7 @@ std::unique_ptr<Backend> make_backend(const Config& config, int gpu) {
 
 MemoryPlan Engine::plan(const Config& config, int rank, int ranks) {
   const ParameterTable table = rank_table(config, ranks);
-  const Partition partition = partition_of(config.parallel, rank, ranks);
+  const Partition partition = partition_of(parallel_of(config, ranks == 1), rank, ranks);
   MemoryPlan plan;
   plan.workspace += sizeof(StepScalars) + sizeof(EvaluationSums);
   if (uses_cuda(config)) plan.workspace += cuda_workspace_bytes();
@@ -62,7 +70,7 @@ Engine::Engine(const Config& config) : Engine(config, make_backend(config)) {}
 Engine::Engine(const Config& config, std::unique_ptr<Backend> backend, const MakeWorld& make_world)
     : config_(config),
       backend_(std::move(backend)),
-      ranks_(make_world ? make_world(*backend_) : make_single_rank(*backend_), config_.parallel),
+      ranks_(make_world ? make_world(*backend_) : make_single_rank(*backend_), parallel_of(config_, !make_world)),
       table_(rank_table(config, partition().ranks)) {
   check_fit(plan(config_, partition().rank, partition().ranks), *backend_);
   scalars_ = static_cast<StepScalars*>(backend_->allocate(sizeof(StepScalars)));
@@ -72,7 +80,10 @@ Engine::Engine(const Config& config, std::unique_ptr<Backend> backend, const Mak
   model_ = std::make_unique<Model>(config_, table_, *parameters_, *backend_, scalars_, stream());
 }
 
+// After an error peers may never come: what waits for them must be given up before memory is freed, which waits for the
+// device.
 Engine::~Engine() {
+  if (std::uncaught_exceptions() > exceptions_) ranks_.abort();
   backend_->free(scalars_);
   backend_->free(evaluation_);
 }
@@ -99,7 +110,11 @@ int64_t Engine::begin_round(int64_t round) {
   round_ = {.index = round, .last = round + 1 == rounds(), .computes = own < micro_batches()};
   parameters_->begin_micro_batch(round_);
   static_assert(offsetof(StepScalars, round) == offsetof(StepScalars, micro_batch) + sizeof(uint32_t));
-  const uint32_t draws[2] = {static_cast<uint32_t>(own), static_cast<uint32_t>(first)};
+  // Under `ordered` a round is folded contribution by contribution, from its first on; else each group adds one sum,
+  // rounded with a draw of its own.
+  const bool ordered = config_.parallel.reduction == Reduction::ordered;
+  const int64_t group = ordered ? 0 : int64_t{partition().copy()} * partition().shards;
+  const uint32_t draws[2] = {static_cast<uint32_t>(own), static_cast<uint32_t>(first + group)};
   backend_->copy_from_host(&scalars_->micro_batch, draws, sizeof(draws), stream());
   return round_.computes ? own : -1;
 }
@@ -146,6 +161,16 @@ void Engine::sum_over_ranks() {
 void Engine::repeat(Piece piece, const std::function<void()>& work) {
   if (ranks_.world().calls()) return work();
   backend_->repeat(static_cast<uint64_t>(piece), stream(), work);
+}
+
+int64_t Engine::from_rank_0(int64_t value) {
+  if (!ranks_.world().calls()) return value;
+  parameters_->finish_beside();
+  backend_->copy_from_host(&evaluation_->targets, &value, sizeof(value), stream());
+  ranks_.world().broadcast({&evaluation_->targets, DType::int64}, 1, 0, stream());
+  backend_->copy_to_host(&value, &evaluation_->targets, sizeof(value), stream());
+  backend_->synchronize(stream());
+  return value;
 }
 
 void Engine::begin_evaluation() { backend_->zero(evaluation_, sizeof(EvaluationSums), stream()); }

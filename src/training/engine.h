@@ -5,6 +5,7 @@
 //   begin_step .. for each round: begin_round, model().load() where this rank computes, run_round .. update
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <memory>
 #include <string>
@@ -75,6 +76,8 @@ class Engine {
   /// Where model().evaluate() of this rank adds up, after begin_evaluation().
   ExactSum* evaluation_sum() { return &evaluation_->loss; }
   void begin_evaluation();
+  /// Rank 0's value, on every rank; all call it, not within an evaluation. Waits for the backend.
+  int64_t from_rank_0(int64_t value);
 
   /// Who wants to know what this process is doing: `listener` gets what phase() names, in short ("step 3: round 2 of
   /// 4").
@@ -104,6 +107,7 @@ class Engine {
   std::unique_ptr<Model> model_;
   Round round_;
   bool measure_ = false;
+  const int exceptions_ = std::uncaught_exceptions();  // on their way when the engine was made
   std::function<void(const std::string& name)> on_phase_;
 };
 

@@ -5,6 +5,8 @@
 
 #include "base/commit.h"
 #include "base/error.h"
+#include "src/config/computation.h"     // value_text()
+#include "src/config/keys.h"            // find_key()
 #include "src/model/parameter_table.h"  // bytes_per_parameter()
 
 namespace dither {
@@ -40,7 +42,7 @@ void MetricsLog::append(const std::string& line) {
   if (!file_) throw Error(path_ + " cannot be written: is the disk full?");
 }
 
-void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend) {
+void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend, int ranks) {
   append(text_of({{"event", "start"},
                   {"name", config.name},
                   {"seed", config.seed},
@@ -48,6 +50,9 @@ void MetricsLog::start(const Config& config, int64_t parameters, const std::stri
                   {"parameters", parameters},
                   {"bytes_per_parameter", bytes_per_parameter(config)},
                   {"steps", config.steps},
+                  {"ranks", ranks},
+                  {"zero_stage", config.parallel.zero_stage},
+                  {"reduction", value_text(*find_key("parallel.reduction"), config)},
                   {"backend", backend},
                   {"commit", commit()}}));
 }

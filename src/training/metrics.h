@@ -32,7 +32,7 @@ class MetricsLog {
   /// Throws Error when the file cannot be written, here and in every method.
   explicit MetricsLog(const std::string& path);
 
-  void start(const Config& config, int64_t parameters, const std::string& backend);
+  void start(const Config& config, int64_t parameters, const std::string& backend, int ranks);
   void step(const StepRecord& record);
   void evaluation(int64_t step, const EvaluationResult& result);
   void sample(int64_t step, const std::string& text);

@@ -64,7 +64,8 @@ std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingC
     engine.model().load(window.data(), nullptr, 1, static_cast<int64_t>(window.size()));
     engine.model().forward();
     engine.model().logits(used - 1, logits);
-    const int32_t next = sample_token(logits, options, random_word(noise, i));
+    // Ranks on unequal devices may draw differently; what one of them does all must do.
+    const auto next = static_cast<int32_t>(engine.from_rank_0(sample_token(logits, options, random_word(noise, i))));
     if (next == tokenizer.end_of_text()) break;
     ids.push_back(next);
   }

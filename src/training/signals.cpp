@@ -2,9 +2,13 @@
 
 #include <csignal>
 
+#include "base/error.h"
+
 namespace dither {
 
 namespace {
+
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGUSR1};
 
 volatile std::sig_atomic_t g_received = 0;
 
@@ -18,15 +22,26 @@ StopSignals::StopSignals() {
   action.sa_handler = remember;
   action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;  // once: the second one has its usual effect
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  for (const int signal : kSignals) DITHER_ASSERT(sigaction(signal, &action, nullptr) == 0);
 }
 
 StopSignals::~StopSignals() {
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
 }
 
 int StopSignals::received() { return g_received; }
+
+const char* StopSignals::name() {
+  switch (received()) {
+    case SIGINT:
+      return "SIGINT";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGUSR1:
+      return "SIGUSR1";
+    default:
+      return nullptr;
+  }
+}
 
 }  // namespace dither

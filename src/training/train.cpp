@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <csignal>
 #include <filesystem>
 #include <optional>
 
@@ -108,7 +107,7 @@ class Run {
 
   void start_up(const TrainOptions& options) {
     const int64_t parameters = engine_.table().counted_elements();
-    metrics_->start(config_, parameters, engine_.backend().description());
+    metrics_->start(config_, parameters, engine_.backend().description(), ranks_.size());
     progress_->start_up({.parameters = parameters,
                          .ranks = ranks_.size(),
                          .communication = engine_.ranks().world().description(),
@@ -153,7 +152,7 @@ class Run {
   // Weights first: whatever ended the run, they are there.
   void finish(double seconds) {
     const int64_t step = trainer_.steps_done();
-    const int signal = StopSignals::received();
+    const char* signal = StopSignals::name();
     engine_.phase("writing weights");
     write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, step, engine_.table(), engine_.parameters(),
                   engine_.backend(), engine_.stream());
@@ -162,7 +161,7 @@ class Run {
     if (step == config_.steps) evaluate(step);
     if (metrics_) metrics_->end(step, reason, seconds);
     if (trainer_.must_stop()) {
-      if (!ranks_.speaks()) return;  // rank 0 says it for all
+      if (!ranks_.speaks()) return;  // rank 0's error ends all
       throw Error(
           fmt::format("{} steps in a row were skipped (guards.stop_after_skips), the last was step {}; the weights "
                       "before them are in {}\n       cures: a smaller optimizer.learning_rate, a longer warm-up, "
@@ -171,7 +170,7 @@ class Run {
     }
     if (!ranks_.speaks()) return;
     if (step < config_.steps) {
-      const char* by = signal == SIGINT ? "SIGINT" : signal == SIGTERM ? "SIGTERM" : "a signal to another rank";
+      const char* by = signal != nullptr ? signal : "a signal to another rank";
       progress_->say(
           fmt::format("stopped by {} after step {} of {}", by, with_commas(step), with_commas(config_.steps)));
     }
@@ -207,11 +206,17 @@ class Run {
 }  // namespace
 
 void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
-  demand_same_config(ranks.control(), config);
   demand_same_program(ranks.control());
-  ranks.control().watch(config.parallel.timeout_seconds);
+  demand_same_config(ranks.control(), config);
   ranks.control().phase("start");
-  Run(config, options, ranks).loop();
+  ranks.control().watch(config.parallel.timeout_seconds);
+  Run run(config, options, ranks);
+  try {
+    run.loop();
+  } catch (const std::exception& e) {
+    ranks.fail(e.what());  // before memory is freed, which may wait for a device that waits for other ranks
+    throw;
+  }
 }
 
 }  // namespace dither

@@ -402,6 +402,21 @@ TEST_CASE("the peers of a rank that fails get an Error within seconds, whether i
   REQUIRE(run_nccl(3, body) == "");
 }
 
+// After an error a rank frees its memory, which waits for the device: what others will never join must not be waited
+// for. Catches: abort() that only marks, a destructor that aborts a second time.
+TEST_CASE("abort ends a collective that the other ranks never join") {
+  const auto body = [](const NcclRank& rank) {
+    const Memory memory(rank, DType::fp32, encoded(DType::fp32, 1024, rank.rank()));
+    const auto begin = std::chrono::steady_clock::now();
+    if (rank.rank() == 0) rank.world.all_reduce(memory.view(), 1024, rank.stream());
+    rank.world.abort();
+    rank.backend.synchronize(rank.stream());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    rank.expect(seconds < 10, "waited for " + std::to_string(seconds) + " s");
+  };
+  CHECK(run_nccl(2, body) == "");
+}
+
 // Catches: the digits of a version taken apart at the wrong places, calls that return before they are done.
 TEST_CASE("the communicator names NCCL's version, and refuses an environment in which its calls do not wait") {
   REQUIRE(built_with_nccl());

@@ -142,4 +142,20 @@ TEST_CASE("sampling repeats, changes with the seed, and goes on past the sequenc
         "the tokenizer has 257 tokens, the model 61: they belong to different data");
 }
 
+// Catches: a single process that takes the ranks' sharing for its own.
+TEST_CASE("a config that shares out among ranks is evaluated by one process too") {
+  const TemporaryFolder folder;
+  Config config = tiny_config(Strategy::bf16_sr);
+  config.data.validation = write_shard(folder.path() + "/val.bin", 2000, 61);
+  Engine plain(config);
+  config.parallel.zero_stage = 2;
+  config.parallel.shard_group_size = 2;
+  Engine engine(config);
+  CHECK(engine.backend().allocated_bytes() == Engine::plan(config).total());
+  plain.initialise();
+  engine.initialise();
+  Evaluator evaluator(config, nullptr);
+  CHECK(evaluator.run(engine).loss == evaluator.run(plain).loss);
+}
+
 }  // namespace dither

@@ -71,6 +71,10 @@ class NcclCommunicator final : public Communicator {
   ~NcclCommunicator() override;
 
   std::unique_ptr<Communicator> split(int color, int key) override;
+  void abort() override {
+    if (comm_ != nullptr) (void)ncclCommAbort(comm_);
+    comm_ = nullptr;
+  }
   std::string description() const override;
 
  private:
@@ -93,6 +97,7 @@ class NcclCommunicator final : public Communicator {
 /// A destructor that runs because of an error must not wait for peers which the error keeps away: it aborts, which also
 /// stops what this rank has queued. The status is of no use there.
 NcclCommunicator::~NcclCommunicator() {
+  if (comm_ == nullptr) return;  // aborted
   if (broken_ || std::uncaught_exceptions() > exceptions_) {
     (void)ncclCommAbort(comm_);
   } else {

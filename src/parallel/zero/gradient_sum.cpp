@@ -65,7 +65,7 @@ void GradientSum::over_ranks(int bucket, Plane plane, View part) {
   const Partition& p = ranks_.partition();
   const int64_t elements = table_.buckets()[static_cast<size_t>(bucket)].extent(plane).elements;
   const int64_t begin = p.shard_begin(elements), own = p.shard_elements(elements);
-  const View summed = part.type == options_.wire ? part : cast(bucket, plane, part, true);
+  const View summed = part.type == options_.wire ? part : cast(bucket, plane, part, true, RandomStream::gradient_wire);
   const View shard = summed.at(begin);
   if (p.shards > 1) ranks_.group().reduce_scatter(shard, summed, own, stream_);
   if (p.copies() > 1) ranks_.copies().all_reduce(shard, own, stream_);
@@ -76,7 +76,8 @@ void GradientSum::over_copies(int bucket, Plane plane, View shard) {
   const Partition& p = ranks_.partition();
   if (p.copies() == 1) return;
   const int64_t own = p.shard_elements(table_.buckets()[static_cast<size_t>(bucket)].extent(plane).elements);
-  const View summed = shard.type == options_.wire ? shard : cast(bucket, plane, shard, false);
+  const View summed =
+      shard.type == options_.wire ? shard : cast(bucket, plane, shard, false, RandomStream::gradient_accumulation);
   ranks_.copies().all_reduce(summed, own, stream_);
   if (summed.data != shard.data) store(bucket, plane, shard, summed, true, &scalars_->micro_batches);
 }
@@ -84,14 +85,15 @@ void GradientSum::over_copies(int bucket, Plane plane, View shard) {
 void GradientSum::add_over_group(int bucket, Plane plane, View g, View sum, bool first) {
   const Partition& p = ranks_.partition();
   const int64_t elements = table_.buckets()[static_cast<size_t>(bucket)].extent(plane).elements;
-  const View summed = options_.wire == DType::fp32 ? g : cast(bucket, plane, g, true);
+  const View summed = options_.wire == DType::fp32 ? g : cast(bucket, plane, g, true, RandomStream::gradient_wire);
   const View shard = summed.at(p.shard_begin(elements));
   if (p.shards > 1) ranks_.group().reduce_scatter(shard, summed, p.shard_elements(elements), stream_);
   store(bucket, plane, sum, shard, first, &scalars_->round);
 }
 
-/// A part, or a shard, in the type of the wire.
-View GradientSum::cast(int bucket, Plane plane, View from, bool whole) {
+/// A part, or a shard, in the type of the wire. The last round casts both: each has noise of its own. (An FP32 sum
+/// draws none when contributions are added.)
+View GradientSum::cast(int bucket, Plane plane, View from, bool whole, RandomStream purpose) {
   const SegmentLists::List& segments = list(bucket, plane, whole);
   backend_.accumulate({.sum = buffer_,
                        .addend = from,
@@ -102,7 +104,7 @@ View GradientSum::cast(int bucket, Plane plane, View from, bool whole) {
                        .seed = options_.seed,
                        .scalars = scalars_,
                        .draw = &scalars_->micro_batch,
-                       .purpose = RandomStream::gradient_wire},
+                       .purpose = purpose},
                       stream_);
   return buffer_;
 }

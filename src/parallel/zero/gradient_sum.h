@@ -36,7 +36,7 @@ class GradientSum {
 
  private:
   const SegmentLists::List& list(int bucket, Plane plane, bool whole) const;
-  View cast(int bucket, Plane plane, View from, bool whole);
+  View cast(int bucket, Plane plane, View from, bool whole, RandomStream purpose);
   void store(int bucket, Plane plane, View sum, ConstView addend, bool first, const uint32_t* draw);
   static bool casts(const ZeroOptions& options, const Partition& partition);
 

@@ -8,6 +8,10 @@ RankGroups::RankGroups(std::unique_ptr<Communicator> world, const ParallelConfig
   copies_ = world_->split(partition_.shard(), partition_.copy());
 }
 
+void RankGroups::abort() {
+  for (Communicator* c : {copies_.get(), group_.get(), world_.get()}) c->abort();
+}
+
 Traffic RankGroups::traffic() const {
   Traffic sum;
   for (const Communicator* c : {world_.get(), group_.get(), copies_.get()}) {

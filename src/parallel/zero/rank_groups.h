@@ -18,6 +18,8 @@ class RankGroups {
   Communicator& group() { return *group_; }    // size shards, ranked by shard
   Communicator& copies() { return *copies_; }  // size copies, ranked by copy
 
+  /// After an error: gives up what waits for others, which may never come.
+  void abort();
   /// What this rank has given to all three.
   Traffic traffic() const;
 

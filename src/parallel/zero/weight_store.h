@@ -1,9 +1,8 @@
 // Where ZeRO keeps weights, and how ranks get those that others own.
 //
 //   WholeWeights    stages 0 to 2: every rank has all; after a step each shard is gathered, in place, from its owner
-//   ShardedWeights  stage 3: a rank has its shard of every bucket; a bucket is gathered into one of three slots before
-//   it
-//                   is used, and the next one while this one computes
+//   ShardedWeights  stage 3: a rank has its shard of every bucket; a bucket is gathered into one of three slots
+//                   before it is used, and the next one while this one computes
 //
 // Blocks and positions take turns between two slots; the third is for the embedding and an untied head, which are large
 // and never needed at the same time.
