@@ -282,7 +282,7 @@ std::vector<RunStatus> run_study(const Study& study, const ScheduleOptions& opti
     throw Error(
         fmt::format("{}: stopped by {} with {} of {} runs finished\n       the same command goes on: finished "
                     "runs are not repeated",
-                    study.folder, StopSignals::received() == SIGINT ? "SIGINT" : "SIGTERM", finished, runs.size()));
+                    study.folder, StopSignals::name(), finished, runs.size()));
   }
   return runs;
 }

@@ -59,7 +59,7 @@ struct File {
   }
 };
 
-/// Takes the name away when all have attached, and when that fails.
+/// Takes a name away.
 struct Name {
   std::string path;
   ~Name() {
@@ -92,7 +92,7 @@ SharedMemory::SharedMemory(const std::string& name, int rank, int size, int64_t 
   DITHER_ASSERT(rank >= 0 && rank < size && bytes >= 0 && !name.empty() && name.find('/') == std::string::npos);
   const std::string path = "/" + name;
   const double deadline = now() + seconds;
-  Name registered;
+  Name registered;  // rank 0 takes it away when all have attached or some do not come
   if (rank == 0) {
     create(path);
     registered.path = path;
@@ -108,6 +108,7 @@ SharedMemory::SharedMemory(const std::string& name, int rank, int size, int64_t 
                       "share /dev/shm: use MPI between nodes, and start all ranks in one container",
                       path, header_->attached.load(), size_, seconds));
     }
+    registered.path = path;  // and so does whoever sees it first: an error of another rank may end rank 0 right now
   } catch (...) {
     munmap(header_, static_cast<size_t>(total_bytes_));
     throw;

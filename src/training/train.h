@@ -15,9 +15,9 @@ struct TrainOptions {
 };
 
 /// Trains `config.steps` steps and leaves runs/<name>/ with config.json, metrics.jsonl, log.txt and
-/// weights.safetensors. SIGINT and SIGTERM end it after the step at hand, with everything written. Throws Error: bad
-/// data, no memory, too many skipped steps in a row; what can be known before the first step is thrown before the
-/// folder is made. All ranks call it; rank 0 speaks and writes.
+/// weights.safetensors. SIGINT, SIGTERM and SIGUSR1, to any rank, end it after the step at hand, with everything
+/// written. Throws Error: bad data, no memory, too many skipped steps in a row; what can be known before the first step
+/// is thrown before the folder is made. All ranks call it; rank 0 speaks and writes.
 void train(const Config& config, const TrainOptions& options, Ranks& ranks);
 
 }  // namespace dither
