@@ -234,6 +234,14 @@ const Parameter* ParameterTable::find(int bucket, Role role) const {
   return nullptr;
 }
 
+int64_t ParameterTable::largest_part() const {
+  int64_t largest = 0;
+  for (const Bucket& bucket : buckets_) {
+    for (const Extent& part : bucket.extents) largest = std::max(largest, part.elements);
+  }
+  return largest;
+}
+
 int64_t ParameterTable::counted_elements() const {
   int64_t sum = 0;
   for (const Parameter& p : parameters_) sum += p.counted_elements();
@@ -267,11 +275,11 @@ std::vector<Segment> ParameterTable::segments(Plane plane) const {
 }
 
 std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane) const {
-  return bucket_segments(bucket, plane, 0, buckets_[static_cast<size_t>(bucket)].extent(plane).elements);
+  return bucket_segments(bucket, plane, 0, extent(bucket, plane).elements);
 }
 
 std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane, int64_t begin, int64_t end) const {
-  const int64_t origin = buckets_[static_cast<size_t>(bucket)].extent(plane).offset;
+  const int64_t origin = extent(bucket, plane).offset;
   std::vector<Segment> list;
   for (Segment s : segments(plane)) {
     s.offset -= origin;

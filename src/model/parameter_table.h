@@ -122,6 +122,9 @@ class ParameterTable {
   int head_bucket() const { return tied_ ? embedding_bucket() : final_bucket(); }
   bool tied() const { return tied_; }
 
+  /// A bucket's part in a plane's flat arrays, and the elements of the largest part of all.
+  const Extent& extent(int bucket, Plane plane) const { return buckets_[static_cast<size_t>(bucket)].extent(plane); }
+  int64_t largest_part() const;
   /// Elements of a plane's flat arrays, gaps included.
   int64_t flat_elements(Plane plane) const { return flat_elements_[static_cast<size_t>(plane)]; }
   /// Parameters that count: no gaps, no padded rows, a tied head once.

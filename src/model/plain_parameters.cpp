@@ -124,7 +124,7 @@ void PlainParameters::gradients_ready(int bucket) {
   if (!round_.computes) {
     if (round_.index > 0) return;
     for (const Plane plane : kAllPlanes) {
-      const Extent& extent = table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
+      const Extent& extent = table_.extent(bucket, plane);
       const View sum = gradients_.plane(plane);
       if (extent.elements > 0) backend_.zero(sum.at(extent.offset).data, extent.elements * size_of(sum.type), stream_);
     }
@@ -135,7 +135,7 @@ void PlainParameters::gradients_ready(int bucket) {
   for (const Plane plane : kAllPlanes) {
     const SegmentLists::List& list = (*segments_)[static_cast<size_t>(bucket) * kPlanes + static_cast<size_t>(plane)];
     if (list.count == 0) continue;
-    const Extent& extent = table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
+    const Extent& extent = table_.extent(bucket, plane);
     backend_.accumulate({.sum = gradients_.plane(plane).at(extent.offset),
                          .addend = scratch(bucket, plane),
                          .segments = list.data,

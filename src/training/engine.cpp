@@ -55,7 +55,7 @@ std::unique_ptr<Backend> make_backend(const Config& config, int gpu) {
 }
 
 MemoryPlan Engine::plan(const Config& config, int rank, int ranks) {
-  const ParameterTable table = rank_table(config, ranks);
+  const ParameterTable table(config, ranks);
   const Partition partition = partition_of(parallel_of(config, ranks == 1), rank, ranks);
   MemoryPlan plan;
   plan.workspace += sizeof(StepScalars) + sizeof(EvaluationSums);
@@ -71,7 +71,7 @@ Engine::Engine(const Config& config, std::unique_ptr<Backend> backend, const Mak
     : config_(config),
       backend_(std::move(backend)),
       ranks_(make_world ? make_world(*backend_) : make_single_rank(*backend_), parallel_of(config_, !make_world)),
-      table_(rank_table(config, partition().ranks)) {
+      table_(config, partition().ranks) {
   check_fit(plan(config_, partition().rank, partition().ranks), *backend_);
   scalars_ = static_cast<StepScalars*>(backend_->allocate(sizeof(StepScalars)));
   evaluation_ = static_cast<EvaluationSums*>(backend_->allocate(sizeof(EvaluationSums)));

@@ -114,7 +114,7 @@ TEST_CASE("what is sent at each stage follows the textbook's formulas") {
     c.parallel.zero_stage = stage;
     return rehearse(c, 0, ranks);
   };
-  const ParameterTable table = rank_table(c, ranks);
+  const ParameterTable table(c, ranks);
   const int64_t others = (table.flat_elements(Plane::strategy)) / ranks * (ranks - 1);  // shards of the others
   REQUIRE(rehearsed(0).sent(Purpose::gradients) == 2 * others * 4);
   REQUIRE(rehearsed(0).sent(Purpose::weights) == 0);

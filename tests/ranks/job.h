@@ -14,7 +14,7 @@ Ranks& job();
 /// Where the model computes in these tests: "cpu", or "cuda" in the program with the CUDA backend.
 inline std::string job_device() { return DITHER_JOB_DEVICE; }
 
-/// Whether all ranks say so; each says what is wrong with itself. All ranks call it.
+/// What the ranks have to complain of, a line each; "" if nothing. All ranks call it.
 std::string complaints(const std::string& mine);
 
 }  // namespace dither

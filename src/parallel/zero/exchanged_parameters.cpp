@@ -21,27 +21,6 @@ int64_t scratch_elements(const ParameterTable& table, size_t slot) {
   return largest;
 }
 
-int64_t largest_part(const ParameterTable& table) {
-  int64_t largest = 0;
-  for (const Plane plane : kAllPlanes) {
-    for (size_t s = 0; s < kSlots; ++s) largest = std::max(largest, slot_elements(table, plane, s));
-  }
-  return largest;
-}
-
-std::vector<std::vector<Segment>> ordered_lists(const ParameterTable& table, const Partition& partition) {
-  std::vector<std::vector<Segment>> lists;
-  for (int b = 0; b < bucket_count(table); ++b) {
-    for (const Plane plane : kAllPlanes) {
-      const int64_t elements = table.buckets()[static_cast<size_t>(b)].extent(plane).elements;
-      const int64_t begin = partition.piece_begin(elements, partition.rank);
-      lists.push_back(table.bucket_segments(b, plane));
-      lists.push_back(table.bucket_segments(b, plane, begin, begin + partition.piece_elements(elements)));
-    }
-  }
-  return lists;
-}
-
 }  // namespace
 
 void ExchangedParameters::plan(const ParameterTable& table, const ZeroOptions& options, const Partition& partition,
@@ -52,9 +31,9 @@ void ExchangedParameters::plan(const ParameterTable& table, const ZeroOptions& o
   }
   for (size_t s = 0; s < kSlots; ++s) plan.workspace += scratch_elements(table, s) * 4;
   if (!ordered(options)) return GradientSum::plan(table, options, partition, plan);
-  plan.workspace += SegmentLists::bytes(ordered_lists(table, partition));
-  if (options.wire != DType::fp32) plan.workspace += largest_part(table) * size_of(options.wire);
-  if (partition.ranks > 1) plan.workspace += largest_part(table) * size_of(options.wire);
+  plan.workspace += PartSegments::bytes(table, partition, PartSegments::Own::piece);
+  if (options.wire != DType::fp32) plan.workspace += table.largest_part() * size_of(options.wire);
+  if (partition.ranks > 1) plan.workspace += table.largest_part() * size_of(options.wire);
 }
 
 ExchangedParameters::ExchangedParameters(const ParameterTable& table, const ZeroOptions& options, RankGroups& ranks,
@@ -78,9 +57,9 @@ ExchangedParameters::ExchangedParameters(const ParameterTable& table, const Zero
   }
   for (size_t s = 0; s < kSlots; ++s) scratch_[s] = allocate(scratch_elements(table, s), DType::fp32);
   if (ordered(options)) {
-    segments_.emplace(ordered_lists(table, partition), backend, backend.stream());
-    if (options.wire != DType::fp32) wire_ = allocate(largest_part(table), options.wire);
-    if (partition.ranks > 1) received_ = allocate(largest_part(table), options.wire);
+    segments_.emplace(table, partition, PartSegments::Own::piece, backend, backend.stream());
+    if (options.wire != DType::fp32) wire_ = allocate(table.largest_part(), options.wire);
+    if (partition.ranks > 1) received_ = allocate(table.largest_part(), options.wire);
   } else {
     sum_.emplace(table, options, ranks, backend, scalars, lane_.stream());
   }
@@ -97,16 +76,13 @@ ExchangedParameters::~ExchangedParameters() {
   for (const View view : {wire_, received_}) backend_.free(view.data);
 }
 
-const Extent& ExchangedParameters::extent(int bucket, Plane plane) const {
-  return table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
-}
-
 View ExchangedParameters::scratch(int bucket, Plane plane) const {
-  return scratch_[slot_of(table_, bucket)].at(plane == Plane::strategy ? 0 : extent(bucket, Plane::strategy).elements);
+  return scratch_[slot_of(table_, bucket)].at(
+      plane == Plane::strategy ? 0 : table_.extent(bucket, Plane::strategy).elements);
 }
 
 View ExchangedParameters::sum(int bucket, Plane plane) const {
-  return sums_[static_cast<size_t>(plane)].at(extent(bucket, plane).offset / ranks_.partition().shards);
+  return sums_[static_cast<size_t>(plane)].at(table_.extent(bucket, plane).offset / ranks_.partition().shards);
 }
 
 /// The bucket whose weights are needed next, -1 where none are or they are there.
@@ -128,7 +104,7 @@ void ExchangedParameters::set_weights(int bucket) {
   for (const Parameter& p : table_.parameters()) {
     if (p.bucket != bucket) continue;
     views.weights[static_cast<size_t>(p.role)] =
-        whole[static_cast<size_t>(p.plane)].at(p.offset - extent(bucket, p.plane).offset);
+        whole[static_cast<size_t>(p.plane)].at(p.offset - table_.extent(bucket, p.plane).offset);
   }
 }
 
@@ -150,7 +126,7 @@ const BucketViews& ExchangedParameters::before_backward(int bucket) {
   for (const Parameter& p : table_.parameters()) {
     if (p.bucket != bucket) continue;
     views.gradients[static_cast<size_t>(p.role)] =
-        scratch(bucket, p.plane).at(p.offset - extent(bucket, p.plane).offset);
+        scratch(bucket, p.plane).at(p.offset - table_.extent(bucket, p.plane).offset);
   }
   return views;
 }
@@ -169,7 +145,7 @@ void ExchangedParameters::gradients_ready(int bucket) {
   lane_.join();
   lane_.give();
   for (const Plane plane : kAllPlanes) {
-    const int64_t elements = extent(bucket, plane).elements;
+    const int64_t elements = table_.extent(bucket, plane).elements;
     if (elements == 0) continue;
     if (ordered(options_)) {
       fold(bucket, plane);
@@ -184,15 +160,14 @@ void ExchangedParameters::gradients_ready(int bucket) {
 
 void ExchangedParameters::fold(int bucket, Plane plane) {
   const Partition& partition = ranks_.partition();
-  const size_t lists = (static_cast<size_t>(bucket) * kPlanes + static_cast<size_t>(plane)) * 2;
-  const int64_t elements = extent(bucket, plane).elements, piece = partition.piece_elements(elements);
+  const int64_t elements = table_.extent(bucket, plane).elements, piece = partition.piece_elements(elements);
   const Stream stream = lane_.stream();
   View g = scratch(bucket, plane);
   if (wire_ && round_.computes) {
     backend_.accumulate({.sum = wire_,
                          .addend = g,
-                         .segments = (*segments_)[lists].data,
-                         .segment_count = (*segments_)[lists].count,
+                         .segments = segments_->whole(bucket, plane).data,
+                         .segment_count = segments_->whole(bucket, plane).count,
                          .first = true,
                          .rounding = Rounding::stochastic,
                          .seed = options_.seed,
@@ -219,8 +194,8 @@ void ExchangedParameters::fold(int bucket, Plane plane) {
   const View shard = sum(bucket, plane), own = shard.at(partition.copy() * piece);
   backend_.accumulate({.sum = own,
                        .addend = g,
-                       .segments = (*segments_)[lists + 1].data,
-                       .segment_count = (*segments_)[lists + 1].count,
+                       .segments = segments_->own(bucket, plane).data,
+                       .segment_count = segments_->own(bucket, plane).count,
                        .first = round_.index == 0,
                        .rounding = options_.rounding(),
                        .seed = options_.seed,

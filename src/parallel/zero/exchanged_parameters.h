@@ -44,7 +44,6 @@ class ExchangedParameters final : public Parameters {
   void finish_update() override { weights_->finish_update(); }
 
  private:
-  const Extent& extent(int bucket, Plane plane) const;
   View scratch(int bucket, Plane plane) const;
   View sum(int bucket, Plane plane) const;
   void set_weights(int bucket);
@@ -62,7 +61,7 @@ class ExchangedParameters final : public Parameters {
   std::array<View, kSlots> scratch_;      // g_i FP32, of the planes of a bucket one after the other
   View wire_;                             // ordered: g_i as it travels, where that is not FP32 [largest part]
   View received_;                         // ordered: the round's contributions to the own piece [ranks, piece]
-  std::optional<SegmentLists> segments_;  // ordered, of each bucket and plane: the whole part, then the own piece
+  std::optional<PartSegments> segments_;  // ordered
   std::optional<GradientSum> sum_;        // bf16, fp32
   std::vector<BucketViews> views_;
   std::vector<OwnedPart> owned_;

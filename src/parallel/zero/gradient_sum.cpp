@@ -1,33 +1,6 @@
 #include "src/parallel/zero/gradient_sum.h"
 
-#include <algorithm>
-
 namespace dither {
-
-namespace {
-
-std::vector<std::vector<Segment>> lists_of(const ParameterTable& table, const Partition& partition) {
-  std::vector<std::vector<Segment>> lists;
-  for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
-    for (const Plane plane : kAllPlanes) {
-      const int64_t elements = table.buckets()[static_cast<size_t>(b)].extent(plane).elements;
-      const int64_t begin = partition.shard_begin(elements);
-      lists.push_back(table.bucket_segments(b, plane));
-      lists.push_back(table.bucket_segments(b, plane, begin, begin + partition.shard_elements(elements)));
-    }
-  }
-  return lists;
-}
-
-int64_t largest_part(const ParameterTable& table) {
-  int64_t largest = 0;
-  for (const Bucket& bucket : table.buckets()) {
-    for (const Plane plane : kAllPlanes) largest = std::max(largest, bucket.extent(plane).elements);
-  }
-  return largest;
-}
-
-}  // namespace
 
 // What ranks sum is a stored gradient (stages 0 and 1, and between copies) or an FP32 contribution (2 and 3).
 bool GradientSum::casts(const ZeroOptions& options, const Partition& partition) {
@@ -38,8 +11,8 @@ bool GradientSum::casts(const ZeroOptions& options, const Partition& partition) 
 
 void GradientSum::plan(const ParameterTable& table, const ZeroOptions& options, const Partition& partition,
                        MemoryPlan& plan) {
-  plan.workspace += SegmentLists::bytes(lists_of(table, partition));
-  if (casts(options, partition)) plan.workspace += largest_part(table) * size_of(options.wire);
+  plan.workspace += PartSegments::bytes(table, partition, PartSegments::Own::shard);
+  if (casts(options, partition)) plan.workspace += table.largest_part() * size_of(options.wire);
 }
 
 GradientSum::GradientSum(const ParameterTable& table, const ZeroOptions& options, RankGroups& ranks, Backend& backend,
@@ -50,20 +23,16 @@ GradientSum::GradientSum(const ParameterTable& table, const ZeroOptions& options
       backend_(backend),
       scalars_(scalars),
       stream_(stream),
-      segments_(lists_of(table, ranks.partition()), backend, stream) {
+      segments_(table, ranks.partition(), PartSegments::Own::shard, backend, stream) {
   if (!casts(options, ranks.partition())) return;
-  buffer_ = {backend.allocate(largest_part(table) * size_of(options.wire)), options.wire};
+  buffer_ = {backend.allocate(table.largest_part() * size_of(options.wire)), options.wire};
 }
 
 GradientSum::~GradientSum() { backend_.free(buffer_.data); }
 
-const SegmentLists::List& GradientSum::list(int bucket, Plane plane, bool whole) const {
-  return segments_[(static_cast<size_t>(bucket) * kPlanes + static_cast<size_t>(plane)) * 2 + (whole ? 0 : 1)];
-}
-
 void GradientSum::over_ranks(int bucket, Plane plane, View part) {
   const Partition& p = ranks_.partition();
-  const int64_t elements = table_.buckets()[static_cast<size_t>(bucket)].extent(plane).elements;
+  const int64_t elements = table_.extent(bucket, plane).elements;
   const int64_t begin = p.shard_begin(elements), own = p.shard_elements(elements);
   const View summed = part.type == options_.wire ? part : cast(bucket, plane, part, true, RandomStream::gradient_wire);
   const View shard = summed.at(begin);
@@ -75,7 +44,7 @@ void GradientSum::over_ranks(int bucket, Plane plane, View part) {
 void GradientSum::over_copies(int bucket, Plane plane, View shard) {
   const Partition& p = ranks_.partition();
   if (p.copies() == 1) return;
-  const int64_t own = p.shard_elements(table_.buckets()[static_cast<size_t>(bucket)].extent(plane).elements);
+  const int64_t own = p.shard_elements(table_.extent(bucket, plane).elements);
   const View summed =
       shard.type == options_.wire ? shard : cast(bucket, plane, shard, false, RandomStream::gradient_accumulation);
   ranks_.copies().all_reduce(summed, own, stream_);
@@ -84,7 +53,7 @@ void GradientSum::over_copies(int bucket, Plane plane, View shard) {
 
 void GradientSum::add_over_group(int bucket, Plane plane, View g, View sum, bool first) {
   const Partition& p = ranks_.partition();
-  const int64_t elements = table_.buckets()[static_cast<size_t>(bucket)].extent(plane).elements;
+  const int64_t elements = table_.extent(bucket, plane).elements;
   const View summed = options_.wire == DType::fp32 ? g : cast(bucket, plane, g, true, RandomStream::gradient_wire);
   const View shard = summed.at(p.shard_begin(elements));
   if (p.shards > 1) ranks_.group().reduce_scatter(shard, summed, p.shard_elements(elements), stream_);
@@ -94,7 +63,7 @@ void GradientSum::add_over_group(int bucket, Plane plane, View g, View sum, bool
 /// A part, or a shard, in the type of the wire. The last round casts both: each has noise of its own. (An FP32 sum
 /// draws none when contributions are added.)
 View GradientSum::cast(int bucket, Plane plane, View from, bool whole, RandomStream purpose) {
-  const SegmentLists::List& segments = list(bucket, plane, whole);
+  const SegmentLists::List& segments = whole ? segments_.whole(bucket, plane) : segments_.own(bucket, plane);
   backend_.accumulate({.sum = buffer_,
                        .addend = from,
                        .segments = segments.data,
@@ -110,7 +79,7 @@ View GradientSum::cast(int bucket, Plane plane, View from, bool whole, RandomStr
 }
 
 void GradientSum::store(int bucket, Plane plane, View sum, ConstView addend, bool first, const uint32_t* draw) {
-  const SegmentLists::List& segments = list(bucket, plane, false);
+  const SegmentLists::List& segments = segments_.own(bucket, plane);
   backend_.accumulate({.sum = sum,
                        .addend = addend,
                        .segments = segments.data,

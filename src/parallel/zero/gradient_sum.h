@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "src/model/memory_plan.h"
-#include "src/model/segment_lists.h"
 #include "src/parallel/zero/options.h"
+#include "src/parallel/zero/part_segments.h"
 #include "src/parallel/zero/rank_groups.h"
 
 namespace dither {
@@ -35,7 +35,6 @@ class GradientSum {
   void add_over_group(int bucket, Plane plane, View g, View sum, bool first);
 
  private:
-  const SegmentLists::List& list(int bucket, Plane plane, bool whole) const;
   View cast(int bucket, Plane plane, View from, bool whole, RandomStream purpose);
   void store(int bucket, Plane plane, View sum, ConstView addend, bool first, const uint32_t* draw);
   static bool casts(const ZeroOptions& options, const Partition& partition);
@@ -46,8 +45,8 @@ class GradientSum {
   Backend& backend_;
   const StepScalars* scalars_;
   Stream stream_;
-  View buffer_;            // in the wire's type [largest part]; absent where nothing is cast
-  SegmentLists segments_;  // of each bucket and plane: the whole part, then the own shard
+  View buffer_;  // in the wire's type [largest part]; absent where nothing is cast
+  PartSegments segments_;
 };
 
 }  // namespace dither

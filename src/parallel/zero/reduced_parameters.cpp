@@ -29,7 +29,7 @@ ReducedParameters::ReducedParameters(const ParameterTable& table, const ZeroOpti
   const Partition& partition = ranks.partition();
   owned_ = owned_parts(table, partition, &places_);
   for (size_t i = 0; i < owned_.size(); ++i) {
-    const Extent& extent = table.buckets()[static_cast<size_t>(places_[i].bucket)].extent(places_[i].plane);
+    const Extent& extent = table.extent(places_[i].bucket, places_[i].plane);
     const int64_t begin = extent.offset + partition.shard_begin(extent.elements);
     owned_[i].weight = plain_.weights().plane(places_[i].plane).at(begin);
     owned_[i].gradient = plain_.gradients().plane(places_[i].plane).at(begin);
@@ -46,7 +46,7 @@ void ReducedParameters::gradients_ready(int bucket) {
   if (!round_.last) return;
   lane_.give();
   for (const Plane plane : kAllPlanes) {
-    const Extent& extent = table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
+    const Extent& extent = table_.extent(bucket, plane);
     if (extent.elements > 0) sum_.over_ranks(bucket, plane, plain_.gradients().plane(plane).at(extent.offset));
   }
 }
@@ -55,7 +55,7 @@ void ReducedParameters::updated(int64_t part) {
   const Partition& partition = ranks_.partition();
   if (partition.shards == 1) return;
   const PartPlace& place = places_[static_cast<size_t>(part)];
-  const Extent& extent = table_.buckets()[static_cast<size_t>(place.bucket)].extent(place.plane);
+  const Extent& extent = table_.extent(place.bucket, place.plane);
   lane_.give();
   ranks_.group().all_gather(plain_.weights().plane(place.plane).at(extent.offset),
                             owned_[static_cast<size_t>(part)].weight, partition.shard_elements(extent.elements),

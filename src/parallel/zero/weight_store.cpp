@@ -18,7 +18,7 @@ int64_t slot_elements(const ParameterTable& table, Plane plane, size_t slot) {
   int64_t largest = 0;
   for (int b = 0; b < static_cast<int>(table.buckets().size()); ++b) {
     if (slot_of(table, b) != slot) continue;
-    largest = std::max(largest, table.buckets()[static_cast<size_t>(b)].extent(plane).elements);
+    largest = std::max(largest, table.extent(b, plane).elements);
   }
   return largest;
 }
@@ -33,7 +33,7 @@ bool sharded(const ZeroOptions& options, const Partition& partition) {
 template <class Body>
 void for_each_part(const ParameterTable& table, int bucket, const Body& body) {
   for (const Plane plane : kAllPlanes) {
-    const Extent& extent = table.buckets()[static_cast<size_t>(bucket)].extent(plane);
+    const Extent& extent = table.extent(bucket, plane);
     if (extent.elements > 0) body(plane, extent);
   }
 }
@@ -70,7 +70,7 @@ class WholeWeights final : public WeightStore {
     return views;
   }
   void updated(int bucket, Plane plane) override {
-    const Extent& extent = table_.buckets()[static_cast<size_t>(bucket)].extent(plane);
+    const Extent& extent = table_.extent(bucket, plane);
     if (ranks_.partition().shards == 1) return;
     lane_.give();
     ranks_.group().all_gather(arrays_[static_cast<size_t>(plane)].at(extent.offset),

@@ -33,8 +33,6 @@ ZeroOptions zero_options(const Config& config) {
           .seed = config.seed};
 }
 
-ParameterTable rank_table(const Config& config, int ranks) { return ParameterTable(config, ranks); }
-
 std::unique_ptr<Parameters> make_parameters(const ParameterTable& table, const ZeroOptions& options, RankGroups& ranks,
                                             Backend& backend, const StepScalars* scalars) {
   switch (kind_of(options, ranks.partition())) {

@@ -12,10 +12,8 @@
 
 namespace dither {
 
-/// The table of a run on so many ranks: padded so that ranks can share buckets out evenly.
-ParameterTable rank_table(const Config& config, int ranks);
-
-/// Weights and gradients of this rank. All arguments must outlive them. Throws Error when memory is short.
+/// Weights and gradients of this rank; the table is padded for all ranks. All arguments must outlive them. Throws Error
+/// when memory is short.
 std::unique_ptr<Parameters> make_parameters(const ParameterTable& table, const ZeroOptions& options, RankGroups& ranks,
                                             Backend& backend, const StepScalars* scalars);
 
