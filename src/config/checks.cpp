@@ -4,9 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>  // lcm
 
 #include "base/error.h"
 #include "src/config/document.h"  // shown()
@@ -229,6 +231,45 @@ void warn_of_schedule(const Config& config, std::vector<std::string>& warnings) 
   }
 }
 
+/// What is kept for ever is what is both written and a multiple of keep_every.
+void warn_of_kept_checkpoints(const Config& config, std::vector<std::string>& warnings) {
+  const CheckpointConfig& c = config.checkpoint;
+  if (c.keep_every <= 1) return;  // none, or every one
+  if (c.every_steps == 0) {
+    warnings.push_back(
+        fmt::format("checkpoint.keep_every {} with checkpoint.every_steps 0: a checkpoint by time falls on a multiple "
+                    "of it by chance alone{}cures: give every_steps, a divisor of {}, or leave keep_every out",
+                    c.keep_every, kNext, c.keep_every));
+    return;
+  }
+  if (c.keep_every % c.every_steps == 0 || c.every_steps % c.keep_every == 0) return;
+  const auto common = std::lcm(static_cast<uint64_t>(c.keep_every), static_cast<uint64_t>(c.every_steps));  // < 2^64
+  const int64_t nearest = std::max<int64_t>(1, c.keep_every / c.every_steps) * c.every_steps;
+  warnings.push_back(fmt::format(
+      "checkpoint.keep_every {} is no multiple of checkpoint.every_steps {}: {}{}cures: keep_every {} or {}",
+      c.keep_every, c.every_steps,
+      common > static_cast<uint64_t>(config.steps)
+          ? fmt::format("no checkpoint by steps of this run of {} stays for ever", config.steps)
+          : fmt::format("of the checkpoints by steps only every {} steps' stays for ever", common),
+      kNext, nearest, nearest + c.every_steps));
+}
+
+void warn_of_checkpoints(const Config& config, std::vector<std::string>& warnings) {
+  const CheckpointConfig& c = config.checkpoint;
+  if (c.enabled()) {
+    warn_of_kept_checkpoints(config, warnings);
+    return;
+  }
+  const auto warn_of_idle = [&](const char* path, const char* effect) {
+    warnings.push_back(fmt::format(
+        "{} {} {}: checkpoint.every_steps and checkpoint.every_minutes are both 0, so that no checkpoint is "
+        "written{}cures: give one of the two, or leave the key out",
+        path, value_of(config, path), effect, kNext));
+  };
+  if (c.keep_every > 0) warn_of_idle("checkpoint.keep_every", "keeps nothing");
+  if (c.on_signal == OnSignal::go_on) warn_of_idle("checkpoint.on_signal", "saves nothing at SIGUSR1");
+}
+
 /// A file that names a preset overrides what the files below say about the preset alone, not about single dimensions;
 /// who swaps the model of an extended config should know which of its dimensions stayed.
 void warn_of_mixed_models(const Config& config, const Given& given, std::vector<std::string>& warnings) {
@@ -261,6 +302,7 @@ void collect_warnings(const Config& config, const Given& given, std::vector<std:
   warn_of_schedule(config, warnings);
   warn_of_second_moment(config, warnings);
   warn_of_idle_keys(config, warnings);
+  warn_of_checkpoints(config, warnings);
   warn_of_mixed_models(config, given, warnings);
 }
 

@@ -41,7 +41,8 @@ bool decides_computation(const Key& key) {
                                   "parallel.share_device",
                                   "parallel.timeout_seconds"};
   return key.load && std::find(kOthers.begin(), kOthers.end(), key.path) == kOthers.end() &&
-         !begins_with(key.path, "logging.") && !begins_with(key.path, "sampling.");
+         !begins_with(key.path, "checkpoint.") && !begins_with(key.path, "logging.") &&
+         !begins_with(key.path, "sampling.");
 }
 
 std::string computation_text(const Config& config) { return lines_of(config, true); }

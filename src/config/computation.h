@@ -10,7 +10,7 @@ namespace dither {
 struct Key;
 
 /// Whether two runs that differ in this key alone differ in their weights or measures. The seed does; how many threads
-/// compute, where results go and which samples are printed do not.
+/// compute, when checkpoints are written, where results go and which samples are printed do not.
 bool decides_computation(const Key& key);
 
 /// One line "path=value" for each key that decides, seed included, in the order of the table.

@@ -119,6 +119,22 @@ struct ParallelConfig {
   int timeout_seconds = 600;  // a rank without progress for so long ends the job
 };
 
+/// What SIGUSR1 does. SIGTERM and SIGINT always end the run, with a checkpoint where there are any.
+enum class OnSignal { exit, go_on };
+
+struct CheckpointConfig {
+  int64_t every_steps = 1000;  // 0 = none by steps; with every_minutes 0 too there are no checkpoints at all
+  double every_minutes = 0;    // 0 = none by time
+  int64_t keep_last = 2;       // newest ones
+  int64_t keep_every = 0;      // besides, for ever: those of steps that are multiples of it; 0 = none
+  bool async = true;           // written from a host copy while training goes on
+  OnSignal on_signal = OnSignal::exit;
+  std::string resume = "auto";         // auto, never, or the path of a checkpoint or of a run's folder
+  bool allow_strategy_change = false;  // convert a checkpoint of another precision section
+
+  bool enabled() const { return every_steps > 0 || every_minutes > 0; }
+};
+
 struct EvaluationConfig {
   int64_t every_steps = 0;  // 0 = only at the end
   int64_t batches = 20;     // micro-batches of the validation set; 0 = all of it
@@ -158,6 +174,7 @@ struct Config {
   PrecisionConfig precision;
   OptimizerConfig optimizer;
   ParallelConfig parallel;
+  CheckpointConfig checkpoint;
   EvaluationConfig evaluation;
   SamplingConfig sampling;
   GuardConfig guards;

@@ -170,9 +170,10 @@ extend another one and say only what differs:
   `{ "extends": "a.json", "vary": { "precision.strategy": ["bf16", "mixed"], "seed": [1, 2] } }` makes four. A list of such
   objects makes the runs of all of them, each computation once. Every value is checked as if it stood at its key, and every
   run as a config of its own. `vary` overrides the files; `--set` holds for all runs and must leave varied keys alone.
-  Keys that do not change what is computed (`name`, `device`, `algorithms`, `logging`, `sampling`, and of `parallel` all but
-  `zero_stage`, `shard_group_size`, `reduction` and `wire`) cannot vary.
-- **Paths** of data and of the run folder start at the working directory; `extends` starts at the file that says it.
+  Keys that do not change what is computed (`name`, `device`, `algorithms`, `checkpoint`, `logging`, `sampling`, and of
+  `parallel` all but `zero_stage`, `shard_group_size`, `reduction` and `wire`) cannot vary.
+- **Paths** of data, of the run folder and of `checkpoint.resume` start at the working directory; `extends` starts at the
+  file that says it.
 )";
 
 }  // namespace

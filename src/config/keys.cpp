@@ -20,6 +20,7 @@ constexpr uint64_t kMaxSequence = 1ull << 20;         // so that offsets into an
 constexpr uint64_t kMaxWidth = 1ull << 20;            // the same
 constexpr uint64_t kMaxSeed = 18446744073709551615u;  // the Philox key has 64 bits
 constexpr uint64_t kMaxRanks = 1ull << 20;            // a bound only against misprints
+constexpr double kMaxMinutes = 5e7;                   // a century: its nanoseconds still fit 64 bits
 constexpr double kLeast = 1e-30;                      // FP32 arithmetic sees 0 below 1.2e-38
 constexpr double kMost = 1e12;                        // a bound only against misprints
 
@@ -179,7 +180,7 @@ std::vector<Key> optimizer_keys() {
   };
 }
 
-std::vector<Key> remaining_keys() {
+std::vector<Key> parallel_keys() {
   return {
       integer(FIELD(parallel.threads), {0, 1024}, "CPU threads of a process; 0: all cores"),
       integer(FIELD(parallel.zero_stage), {0, 3},
@@ -205,6 +206,33 @@ std::vector<Key> remaining_keys() {
       integer(FIELD(parallel.device_index), {-1, 1023}, "GPU of this process; -1: the local rank's"),
       boolean(FIELD(parallel.share_device), "several ranks may use one GPU (through transport host)"),
       integer(FIELD(parallel.timeout_seconds), {1, 1000000}, "a rank without progress for so long ends the job"),
+  };
+}
+
+std::vector<Key> checkpoint_keys() {
+  return {
+      integer(FIELD(checkpoint.every_steps), {0, kMaxSteps},
+              "steps between checkpoints; 0: none by steps, and with every_minutes 0 none at all"),
+      real(FIELD(checkpoint.every_minutes), {0, kMaxMinutes}, "minutes between checkpoints; 0: none by time"),
+      integer(FIELD(checkpoint.keep_last), {1, kMaxSteps}, "newest checkpoints that stay"),
+      integer(FIELD(checkpoint.keep_every), {0, kMaxSteps},
+              "besides, checkpoints of steps that are multiples of it stay for ever; 0: none"),
+      boolean(FIELD(checkpoint.async),
+              "write from a copy in host memory while training goes on; false: training waits for the disk"),
+      word(FIELD(checkpoint.on_signal),
+           words({{"exit", "SIGTERM, SIGINT and SIGUSR1 save and end the run with status 0"},
+                  {"continue", "SIGUSR1 saves and training goes on, SIGTERM and SIGINT save and end the run"}}),
+           "what a signal does after the step at hand; without checkpoints nothing is saved"),
+      text(FIELD(checkpoint.resume), TextRule::path,
+           "checkpoint to begin at: auto, the newest good one in the run's folder; never, none; else the path of a "
+           "checkpoint, or of a run's folder for the newest good one there"),
+      boolean(FIELD(checkpoint.allow_strategy_change),
+              "convert a checkpoint that another precision section wrote; false: it is refused"),
+  };
+}
+
+std::vector<Key> remaining_keys() {
+  return {
       integer(FIELD(evaluation.every_steps), {0, kMaxSteps}, "steps between validations; 0: only at the end"),
       integer(FIELD(evaluation.batches), {0, kMaxSteps}, "micro-batches of one validation; 0: the whole set"),
       integer(FIELD(sampling.every_steps), {0, kMaxSteps}, "steps between text samples; 0: none"),
@@ -229,8 +257,8 @@ std::vector<Key> remaining_keys() {
 const std::vector<Key>& key_table() {
   static const std::vector<Key> table = [] {
     std::vector<Key> all;
-    for (const auto& part :
-         {reading_and_run_keys(), model_keys(), data_and_precision_keys(), optimizer_keys(), remaining_keys()}) {
+    for (const auto& part : {reading_and_run_keys(), model_keys(), data_and_precision_keys(), optimizer_keys(),
+                             parallel_keys(), checkpoint_keys(), remaining_keys()}) {
       all.insert(all.end(), part.begin(), part.end());
     }
     return all;

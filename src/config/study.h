@@ -36,7 +36,7 @@ Study load_study(const std::string& path, const std::vector<std::string>& assign
                  std::vector<std::string>& warnings);
 
 /// 16 hexadecimal digits of the keys that decide what is computed, apart from the seed: runs of one arm share them.
-/// Left out: name, device, algorithms, where and by what ranks compute, and all of logging and sampling.
+/// Left out: name, device, algorithms, where and by what ranks compute, and all of checkpoint, logging and sampling.
 std::string config_hash(const Config& config);
 
 struct DifferingKey {

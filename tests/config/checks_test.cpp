@@ -23,8 +23,8 @@ TEST_CASE("an unknown key is an error with the nearest key, or with what is allo
                  "nearest: steps (an integer from 1 to 4294967295, required), optimizer"));
   CHECK(error_of(small_with(R"({"batch": {"zzz": 1}})")) ==
         "t.json: batch.zzz is not a key\n       allowed in batch: tokens_per_step, micro_batch_size");
-  CHECK(contains(error_of(small_with(R"({"checkpoints": {}})")),
-                 "t.json: checkpoints is not a key\n       allowed: $schema, extends, name, seed, device, algorithms, "
+  CHECK(contains(error_of(small_with(R"({"telemetry": {}})")),
+                 "t.json: telemetry is not a key\n       allowed: $schema, extends, name, seed, device, algorithms, "
                  "steps, vary, model, "));
   CHECK(error_of(small_with(R"({"optimizer.epsilon": 1})")) ==
         "t.json: \"optimizer.epsilon\" is not a key: a name has letters and no dot, sections are nested objects");
@@ -264,6 +264,59 @@ TEST_CASE("rounding that a strategy has no use for is warned of") {
       warnings_of(small_with(R"({"precision": {"strategy": "mixed", "second_moment_rounding": "stochastic"}})"));
   REQUIRE(warnings.size() == 1);
   CHECK(contains(warnings[0], "does nothing under precision.strategy \"mixed\", whose second moment is FP32"));
+}
+
+/// The only warning of kSmall, 10 steps, with these keys of the section checkpoint; "" for none.
+std::string checkpoint_warning(const std::string& keys, int64_t steps = 10) {
+  const auto warnings =
+      warnings_of(small_with("{\"steps\": " + std::to_string(steps) + ", \"checkpoint\": {" + keys + "}}"));
+  REQUIRE(warnings.size() <= 1);
+  return warnings.empty() ? "" : warnings[0];
+}
+
+// Catches: a warning at the multiples themselves, at a divisor (which keeps all), or at the default 0; a cure that
+// brings the next warning; a common multiple that the run never reaches promised as kept.
+TEST_CASE("permanent checkpoints at steps that are seldom or never written are warned of") {
+  CHECK(checkpoint_warning(R"("every_steps": 1000, "keep_every": 1500)", 3000) ==
+        "checkpoint.keep_every 1500 is no multiple of checkpoint.every_steps 1000: of the checkpoints by steps only "
+        "every 3000 steps' stays for ever\n       cures: keep_every 1000 or 2000");
+  CHECK(checkpoint_warning(R"("every_steps": 1000, "keep_every": 1500)", 2999) ==
+        "checkpoint.keep_every 1500 is no multiple of checkpoint.every_steps 1000: no checkpoint by steps of this run "
+        "of 2999 stays for ever\n       cures: keep_every 1000 or 2000");
+  CHECK(contains(checkpoint_warning(R"("every_steps": 1000, "keep_every": 700)"), "cures: keep_every 1000 or 2000"));
+  CHECK(contains(checkpoint_warning(R"("every_steps": 4294967291, "keep_every": 4294967295)"), "no checkpoint by"));
+  for (const char* fits : {"0", "1", "500", "1000", "5000"}) {
+    CHECK(checkpoint_warning(R"("every_steps": 1000, "keep_every": )" + std::string(fits)).empty());
+  }
+  CHECK(checkpoint_warning(R"("every_steps": 0, "every_minutes": 30, "keep_every": 5000)") ==
+        "checkpoint.keep_every 5000 with checkpoint.every_steps 0: a checkpoint by time falls on a multiple of it by "
+        "chance alone\n       cures: give every_steps, a divisor of 5000, or leave keep_every out");
+  CHECK(checkpoint_warning(R"("every_steps": 0, "every_minutes": 30, "keep_every": 1)").empty());
+  CHECK(checkpoint_warning(R"("every_steps": 0, "every_minutes": 30, "on_signal": "continue")").empty());
+}
+
+// Catches: a warning for a run that has checkpoints by time alone, silence where both intervals are 0.
+TEST_CASE("keys about checkpoints that are never written are warned of") {
+  const std::string why =
+      ": checkpoint.every_steps and checkpoint.every_minutes are both 0, so that no checkpoint is written\n"
+      "       cures: give one of the two, or leave the key out";
+  CHECK(checkpoint_warning(R"("every_steps": 0, "keep_every": 1)") == "checkpoint.keep_every 1 keeps nothing" + why);
+  CHECK(checkpoint_warning(R"("every_steps": 0, "on_signal": "continue")") ==
+        "checkpoint.on_signal \"continue\" saves nothing at SIGUSR1" + why);
+  CHECK(checkpoint_warning(R"("every_steps": 0)").empty());
+  CHECK(checkpoint_warning(R"("every_steps": 0, "resume": "runs/other", "allow_strategy_change": true)").empty());
+}
+
+// Catches: no checkpoint kept at all, an empty path taken for the working directory, a time that nanoseconds overflow.
+TEST_CASE("the section checkpoint refuses what would lose checkpoints") {
+  const auto refusal = [](const std::string& keys) { return error_of(small_with("{\"checkpoint\": {" + keys + "}}")); };
+  CHECK(refusal(R"("keep_last": 0)") == "t.json: checkpoint.keep_last is 0, needs an integer from 1 to 4294967295");
+  CHECK(refusal(R"("resume": "")") == "t.json: checkpoint.resume is \"\", needs a path, not empty");
+  CHECK(refusal(R"("every_minutes": 1e9)") ==
+        "t.json: checkpoint.every_minutes is 1000000000.0, needs a real from 0 to 50000000");
+  CHECK(contains(refusal(R"("on_signal": "contniue")"), "needs one of exit, continue\n       nearest: continue"));
+  const CheckpointConfig c = parsed(kSmall, {"checkpoint.resume=runs/a", "checkpoint.every_minutes=0.5"}).checkpoint;
+  CHECK((c.resume == "runs/a" && c.every_minutes == 0.5 && c.every_steps == 1000 && c.keep_last == 2 && c.async));
 }
 
 TEST_CASE("a preset chosen above an extended file warns of the dimensions that stay") {

@@ -156,6 +156,8 @@ TEST_CASE("each word stands for its own enumerator") {
   CHECK(with("optimizer.schedule.kind", "wsd").optimizer.schedule.kind == ScheduleKind::wsd);
   CHECK(with("optimizer.schedule.decay_shape", "linear").optimizer.schedule.decay_shape == DecayShape::linear);
   CHECK(with("optimizer.schedule.decay_shape", "1-sqrt").optimizer.schedule.decay_shape == DecayShape::one_minus_sqrt);
+  CHECK(with("checkpoint.on_signal", "exit").checkpoint.on_signal == OnSignal::exit);
+  CHECK(with("checkpoint.on_signal", "continue").checkpoint.on_signal == OnSignal::go_on);
   CHECK(with("precision.first_moment_rounding", "stochastic").precision.first_moment_rounding == Rounding::stochastic);
 }
 
