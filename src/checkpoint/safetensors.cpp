@@ -15,12 +15,14 @@
 #include <cstring>
 #include <filesystem>
 #include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>  // quoting of text
 #include <set>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
+#include "src/checkpoint/file_system.h"
 #include "src/checkpoint/safetensors_header.h"  // the JSON of the header
 
 namespace dither {
@@ -93,52 +95,6 @@ SafetensorsTensor checked(const SafetensorsHeader::Tensor& found, const std::str
   throw Error(fmt::format("{}: cannot {}: {}", path, action, std::strerror(errno)));
 }
 
-/// A file being written; deleted again unless it is renamed to its final name.
-class PartialFile {
- public:
-  explicit PartialFile(const std::string& path) : path_(path), partial_(path + ".partial") {
-    descriptor_ = open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail_system(partial_, "be created");
-  }
-  ~PartialFile() {
-    if (descriptor_ >= 0) close(descriptor_);
-    if (!renamed_) unlink(partial_.c_str());
-  }
-  PartialFile(const PartialFile&) = delete;
-  PartialFile& operator=(const PartialFile&) = delete;
-
-  void append(const void* data, int64_t bytes) {
-    const char* next = static_cast<const char*>(data);
-    while (bytes > 0) {  // one call writes 2 GiB at most, and less on a disk that is nearly full
-      const ssize_t written = write(descriptor_, next, static_cast<size_t>(bytes));
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail_system(partial_, "be written");
-      next += written;
-      bytes -= written;
-    }
-  }
-  void publish() {
-    if (fsync(descriptor_) != 0) fail_system(partial_, "be synced");
-    const int closed = close(descriptor_);
-    descriptor_ = -1;
-    if (closed != 0) fail_system(partial_, "be closed");
-    if (rename(partial_.c_str(), path_.c_str()) != 0) fail_system(path_, "be renamed from its .partial");
-    renamed_ = true;
-    const std::string folder = std::filesystem::path(path_).parent_path().string();
-    const int directory = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0) fail_system(folder, "be opened to sync it");
-    const int synced = fsync(directory);
-    close(directory);
-    if (synced != 0) fail_system(folder, "be synced");
-  }
-
- private:
-  std::string path_;
-  std::string partial_;
-  int descriptor_ = -1;
-  bool renamed_ = false;
-};
-
 std::string quoted(const std::string& text, const std::string& path) {
   try {
     return nlohmann::json(text).dump();
@@ -147,8 +103,10 @@ std::string quoted(const std::string& text, const std::string& path) {
   }
 }
 
-std::string header_of(const std::vector<SafetensorsTensor>& ordered, const std::map<std::string, std::string>& metadata,
-                      const std::string& path) {
+}  // namespace
+
+std::string safetensors_header(const std::vector<SafetensorsTensor>& ordered,
+                               const std::map<std::string, std::string>& metadata, const std::string& path) {
   std::vector<std::string> parts;
   for (const auto& [key, text] : metadata) parts.push_back(quoted(key, path) + ":" + quoted(text, path));
   std::vector<std::string> entries;
@@ -167,10 +125,9 @@ std::string header_of(const std::vector<SafetensorsTensor>& ordered, const std::
     throw Error(fmt::format("{}: cannot be written: its header would have {} bytes, at most {} are allowed", path,
                             header.size(), kMaxHeaderBytes));
   }
-  return header;
+  const uint64_t length = header.size();
+  return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header;
 }
-
-}  // namespace
 
 int64_t size_of(SafetensorsType type) { return row_of(type).bytes; }
 const char* name_of(SafetensorsType type) { return row_of(type).name; }
@@ -264,13 +221,19 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsTen
   std::stable_sort(ordered.begin(), ordered.end(), [](const SafetensorsTensor& a, const SafetensorsTensor& b) {
     return size_of(a.type) > size_of(b.type);
   });
-  const std::string header = header_of(ordered, metadata, path);
-  const uint64_t length = header.size();
-  PartialFile file(path);
-  file.append(&length, sizeof(length));
-  file.append(header.data(), static_cast<int64_t>(header.size()));
-  for (const SafetensorsTensor& tensor : ordered) file.append(tensor.data, tensor.bytes());
-  file.publish();
+  const std::string header = safetensors_header(ordered, metadata, path), partial = path + ".partial";
+  FileSystem& files = disk();
+  try {
+    const std::unique_ptr<OutputFile> file = files.create(partial);
+    file->write(header.data(), static_cast<int64_t>(header.size()));
+    for (const SafetensorsTensor& tensor : ordered) file->write(tensor.data, tensor.bytes());
+    file->sync();
+    files.rename(partial, path);
+  } catch (...) {
+    unlink(partial.c_str());  // what went wrong before is what is told
+    throw;
+  }
+  files.sync_folder(std::filesystem::path(path).parent_path().string());
 }
 
 }  // namespace dither

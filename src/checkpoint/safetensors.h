@@ -82,6 +82,12 @@ class SafetensorsFile {
   SafetensorsContents contents_;
 };
 
+/// What stands before the data of tensors that lie in this order: the length and the JSON, filled up so that elements
+/// of up to 8 bytes lie on their own size where larger ones come first. `path` names the file in messages. Throws Error
+/// for text that is not UTF-8 and for a header too long.
+std::string safetensors_header(const std::vector<SafetensorsTensor>& ordered,
+                               const std::map<std::string, std::string>& metadata, const std::string& path);
+
 /// Writes a file whole or not at all: under `path` + ".partial", synced, renamed to `path`, the folder synced.
 /// Tensors are laid out by falling element size and else in the order given, so that each is aligned to its elements.
 /// The same arguments give the same bytes. Throws Error (disk full, no such folder, text that is not UTF-8); then

@@ -1,0 +1,43 @@
+// What the writing of checkpoints asks of a disk. The tests put other disks in its place: full ones, slow ones, and one
+// that loses whatever was not synced.
+//
+// What is durable, that is: survives a crash of the machine? A file's bytes after its sync(); a name in a folder (made,
+// renamed or removed) after sync_folder() of that folder. Nothing else may be relied on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace dither {
+
+/// A file being written. Its destructor closes it; whether all of it has reached the disk only sync() says.
+class OutputFile {
+ public:
+  virtual ~OutputFile() = default;
+  /// Appends. Throws Error when not all bytes could be written.
+  virtual void write(const void* data, int64_t bytes) = 0;
+  /// Returns when all bytes are on the disk. Throws Error.
+  virtual void sync() = 0;
+};
+
+/// Every method throws Error with the path, what was tried and the system's reason. From any thread.
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+  /// A new file; one of that name is emptied.
+  virtual std::unique_ptr<OutputFile> create(const std::string& path) = 0;
+  /// With the folders above it; no error where it exists.
+  virtual void make_folder(const std::string& path) = 0;
+  virtual void rename(const std::string& from, const std::string& to) = 0;
+  /// A file, or a folder with everything in it; no error where there is none.
+  virtual void remove(const std::string& path) = 0;
+  virtual void sync_folder(const std::string& path) = 0;
+  /// What a user without privileges may still write there.
+  virtual int64_t free_bytes(const std::string& path) = 0;
+};
+
+/// The machine's own.
+FileSystem& disk();
+
+}  // namespace dither
