@@ -19,8 +19,9 @@ struct Signs {
   std::string name = {};   // "rank 2 (node7, pid 123)"
   std::string phase = {};  // "step 12: backward"; "": none yet
   int64_t progress = 0;    // phases begun
-  double still = 0;        // seconds since it began the last
+  double still = 0;        // seconds since the last of either
   double silent = 0;       // seconds since its last sign of life
+  int64_t work = 0;        // times that it said to be at work within its phase
 };
 
 /// The sentence that ends the job; "": all is well. Silent is a rank that has said nothing for `silence` seconds.

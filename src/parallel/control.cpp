@@ -166,6 +166,7 @@ void Control::watch(double timeout_seconds) {
 }
 
 void Control::phase(const std::string& name) { star_->watchdog.phase(name); }
+void Control::at_work() { star_->watchdog.at_work(); }
 
 void Control::fail(const std::string& message) {
   if (size() == 1) return;

@@ -44,6 +44,8 @@ class Control {
   /// Progress: this rank begins `name` ("step 12: backward"), which messages about a rank that hangs will cite. From
   /// any thread. Who waits for a rank that still begins phases is not ended; all ranks begin the same ones.
   void phase(const std::string& name);
+  /// Progress within a phase that takes long on this rank alone: it is at work, not waiting. From any thread.
+  void at_work();
 
   /// Tells the others that this rank ends because of `message`; they end too, with status 2, saying so. Then this rank
   /// may throw on. Safe to call twice, and when others are gone.

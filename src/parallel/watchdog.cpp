@@ -77,6 +77,11 @@ void Watchdog::phase(const std::string& name) {
   ++progress_;
 }
 
+void Watchdog::at_work() {
+  const std::lock_guard lock(mutex_);
+  ++work_;
+}
+
 void Watchdog::give(Order order) {
   order_ = order;
   const uint64_t one = 1;
@@ -199,9 +204,10 @@ Watchdog::Ending Watchdog::take_in(Peer& peer) {
     if (message->type != MessageType::heartbeat) continue;
     Unpacker heartbeat(message->text);
     peer.heard = Clock::now();
-    const int64_t progress = heartbeat.value<int64_t>();
-    if (progress != peer.signs.progress) peer.changed = peer.heard;
+    const int64_t progress = heartbeat.value<int64_t>(), work = heartbeat.value<int64_t>();
+    if (progress != peer.signs.progress || work != peer.signs.work) peer.changed = peer.heard;
     peer.signs.progress = progress;
+    peer.signs.work = work;
     peer.signs.phase = heartbeat.text();
   }
   if (there || peer.ended) return {};
@@ -211,14 +217,16 @@ Watchdog::Ending Watchdog::take_in(Peer& peer) {
 void Watchdog::update_books(Clock::time_point now) {
   const std::lock_guard lock(mutex_);
   self_.heard = now;
-  if (progress_ != self_.signs.progress) self_.changed = now;
+  if (progress_ != self_.signs.progress || work_ != self_.signs.work) self_.changed = now;
   self_.signs.progress = progress_;
+  self_.signs.work = work_;
   self_.signs.phase = phase_;
 }
 
 void Watchdog::beat() {
   std::string text;
   pack(text, self_.signs.progress);
+  pack(text, self_.signs.work);
   pack_text(text, self_.signs.phase);
   for (Peer& peer : peers_) {
     // To a peer that takes nothing no more is said: it would pile up. That a peer is gone, take_in() sees.

@@ -32,6 +32,7 @@ class Watchdog {
 
   /// From any thread.
   void phase(const std::string& name);
+  void at_work();
   /// Tells the peers, and waits up to a second until they know. From any thread once started, else from the main one.
   void fail(const std::string& message);
 
@@ -83,7 +84,7 @@ class Watchdog {
   std::mutex mutex_;  // guards what follows
   std::condition_variable over_changed_;
   std::string phase_, failure_;
-  int64_t progress_ = 0;
+  int64_t progress_ = 0, work_ = 0;
   Order order_ = Order::none;
   bool over_ = false;  // the thread is about to return
 };
