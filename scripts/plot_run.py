@@ -45,8 +45,11 @@ def read_events(path):
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict):
-            events.append(event)
+        if not isinstance(event, dict):
+            continue
+        if event.get("event") == "resume":  # what comes behind its step is said again
+            events = [e for e in events if e.get("step", 0) <= event.get("step", 0)]
+        events.append(event)
     return events
 
 

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -70,6 +71,9 @@ int failed(const char* kind, const char* message, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file that may not grow any further (ulimit -f, quotas of batch systems): the write that fails says so, and is met
+  // where it can be, instead of the program's death.
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app(kDescription, "dither");
   app.set_help_flag("-h,--help", "Show this help and exit");
   app.set_version_flag("--version", std::string("dither " DITHER_VERSION ", commit ") + dither::commit(),
@@ -86,6 +90,7 @@ int main(int argc, char** argv) {
   dither::add_report_command(app);
   dither::add_evaluate_command(app);
   dither::add_sample_command(app);
+  dither::add_checkpoint_command(app);
   dither::add_tune_command(app);
   dither::add_tokenize_command(app);
   dither::add_bench_command(app);

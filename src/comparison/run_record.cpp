@@ -55,11 +55,27 @@ StepPoint step_of(const Json& event) {
   return p;
 }
 
+template <class Point>
+void drop_after(int64_t step, std::vector<Point>& points) {
+  while (!points.empty() && points.back().step > step) points.pop_back();
+}
+
+/// The same program may go on with a run, or another one.
+void add_commit(const std::string& commit, RunRecord& record) {
+  const std::string last = record.commit.substr(record.commit.rfind(' ') + 1);  // npos + 1 is 0
+  if (commit.empty() || commit == last) return;
+  record.commit += (record.commit.empty() ? "" : " then ") + commit;
+}
+
 // What a resumed run does again was said before: the earlier events of later steps go.
-void drop_after(int64_t step, RunRecord& record) {
-  while (!record.steps.empty() && record.steps.back().step > step) record.steps.pop_back();
-  while (!record.evaluations.empty() && record.evaluations.back().step > step) record.evaluations.pop_back();
+void resume(const Json& event, RunRecord& record) {
+  const int64_t step = integer(event, "step");
+  drop_after(step, record.steps);
+  drop_after(step, record.evaluations);
+  drop_after(step, record.skips);
   record.end_reason.clear();
+  if (step == 0) record.commit.clear();
+  add_commit(text(event, "commit"), record);
 }
 
 void take(const Json& event, RunRecord& record) {
@@ -69,14 +85,13 @@ void take(const Json& event, RunRecord& record) {
   } else if (kind == "evaluation") {
     record.evaluations.push_back({integer(event, "step"), real(event, "loss"), real(event, "bits_per_byte")});
   } else if (kind == "start") {
-    record.commit = text(event, "commit");
+    add_commit(text(event, "commit"), record);
     record.parameters = integer(event, "parameters");
     record.bytes_per_parameter = real(event, "bytes_per_parameter");
   } else if (kind == "guard") {
-    record.last_skip = text(event, "reason");
-    record.skipped_in_a_row = integer(event, "skipped_in_a_row");
+    record.skips.push_back({integer(event, "step"), text(event, "reason"), integer(event, "skipped_in_a_row")});
   } else if (kind == "resume") {
-    drop_after(integer(event, "step"), record);
+    resume(event, record);
   } else if (kind == "end") {
     record.end_reason = text(event, "reason");
   }
@@ -210,7 +225,8 @@ std::string reason_of(const RunRecord& record) {
       break;
   }
   if (record.end_reason == "skipped") {
-    return fmt::format("{} steps in a row skipped: {}", record.skipped_in_a_row, record.last_skip);
+    const SkipPoint last = record.skips.empty() ? SkipPoint() : record.skips.back();
+    return fmt::format("{} steps in a row skipped: {}", last.in_a_row, last.reason);
   }
   const double loss = train_loss(record);
   if (!std::isfinite(loss)) return "the final loss is not finite";

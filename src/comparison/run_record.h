@@ -34,6 +34,13 @@ struct EvaluationPoint {
   double bits_per_byte = NAN;
 };
 
+/// One `guard` event: a step that was skipped.
+struct SkipPoint {
+  int64_t step = 0;
+  std::string reason;
+  int64_t in_a_row = 0;  // up to this one
+};
+
 enum class RunState {
   completed,   // all steps done
   diverged,    // ended by skipped steps, or its final loss is not finite or above the first step's
@@ -44,16 +51,15 @@ enum class RunState {
 struct RunRecord {
   std::string folder;  // as it was named
   Config config;
-  std::string commit;  // of the program; "" where metrics do not say
+  std::string commit;  // of the program, "a then b" where b went on with it; "" where metrics do not say
   int64_t parameters = 0;
   double bytes_per_parameter = NAN;
   std::vector<StepPoint> steps;
   std::vector<EvaluationPoint> evaluations;
-  std::string last_skip;         // why the last skipped step was skipped
-  int64_t skipped_in_a_row = 0;  // at that step
-  std::string end_reason;        // of the `end` event; "" : there is none
-  std::string error;             // what a run without an end said last: "error: ..."; "" : nothing
-  bool running = false;          // a process has its metrics open
+  std::vector<SkipPoint> skips;
+  std::string end_reason;  // of the `end` event; "" : there is none
+  std::string error;       // what a run without an end said last: "error: ..."; "" : nothing
+  bool running = false;    // a process has its metrics open
 
   int64_t steps_done() const { return steps.empty() ? 0 : steps.back().step; }
 };

@@ -1,12 +1,8 @@
 #include "src/comparison/scheduler.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
@@ -18,6 +14,7 @@
 #include "base/free_memory.h"
 #include "src/comparison/child.h"
 #include "src/training/engine.h"  // Engine::plan()
+#include "src/training/folder_lock.h"
 #include "src/training/signals.h"
 
 namespace dither {
@@ -28,9 +25,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kTick{100};    // between two looks at the runs: no load, and quick enough to watch
-constexpr std::chrono::seconds kLockPatience{10};  // runs of a killed compare end after their step
-constexpr double kShareOfFree = 0.8;  // of the free memory: a run's libraries and packed operands want some
+constexpr std::chrono::milliseconds kTick{100};  // between two looks at the runs: no load, and quick enough to watch
+constexpr double kLockPatienceSeconds = 10;      // runs of a killed compare end after their step
+constexpr double kShareOfFree = 0.8;             // of the free memory: a run's libraries and packed operands want some
 constexpr double kGiB = 1 << 30;
 
 std::string folder_of(const Study& study, const StudyRun& run) { return study.folder + "/" + run.name; }
@@ -69,31 +66,15 @@ int64_t free_memory() {
   return bytes;
 }
 
-/// Holds a study's folder for this process and the children it makes: they inherit the descriptor, so the folder is
-/// free again when the last of them has ended, even if their parent was killed. Two writers of one run would mix.
-class FolderLock {
- public:
-  explicit FolderLock(const std::string& folder) : descriptor_(open(folder.c_str(), O_RDONLY | O_DIRECTORY)) {
-    if (descriptor_ < 0) throw Error(folder + " cannot be opened: " + std::strerror(errno));
-    const Clock::time_point begin = Clock::now();
-    // A file system without locks answers with another error; there is no harm in going on.
-    while (flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      if (Clock::now() - begin < kLockPatience && StopSignals::received() == 0) {
-        std::this_thread::sleep_for(kTick);
-        continue;
-      }
-      close(descriptor_);
-      throw Error(folder + " is in use: another dither compare is at work in it, or runs of one that was killed are " +
-                  "ending\n       cures: wait for it, or another name (--set name=...)");
-    }
-  }
-  ~FolderLock() { close(descriptor_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int descriptor_;
-};
+/// Two compares would mix in one folder. Runs hold the lock too: it is free again when the last of them has ended, even
+/// if their compare was killed.
+FolderLockOptions lock_options() {
+  const auto refusal = [](const std::string&) {
+    return "another dither compare is at work in it, or runs of one that was killed are ending\n"
+           "       cures: wait for it, or another name (--set name=...)";
+  };
+  return {.refusal = refusal, .patience_seconds = kLockPatienceSeconds, .inherited = true};
+}
 
 void make_folders(const Study& study) {
   std::error_code failed;
@@ -263,7 +244,7 @@ void refuse_conflicts(const std::vector<RunStatus>& runs) {
 
 std::vector<RunStatus> run_study(const Study& study, const ScheduleOptions& options, const StudyObserver& observe) {
   make_folders(study);
-  const FolderLock lock(study.folder);
+  const FolderLock lock(study.folder, lock_options());
   std::vector<RunStatus> runs = survey(study);
   if (!options.overwrite) refuse_conflicts(runs);  // as the folder is now that nobody else writes in it
   for (RunStatus& status : runs) {

@@ -142,16 +142,17 @@ void Engine::update() {
   });
 }
 
-/// Loss and requests to stop are sums over all ranks, the norm one over the ranks that share a copy of the gradient.
+/// Loss and what ranks say of themselves are sums over all ranks, the norm one over the ranks that share a copy of the
+/// gradient.
 void Engine::sum_over_ranks() {
-  constexpr int64_t kExactSum = sizeof(ExactSum) / sizeof(int64_t);
+  constexpr int64_t kExactSum = sizeof(ExactSum) / sizeof(int64_t), kWords = 3;
   static_assert(offsetof(StepScalars, stop_requests) == offsetof(StepScalars, loss_sum) + sizeof(ExactSum));
-  static_assert(offsetof(StepScalars, squared_norm) == offsetof(StepScalars, stop_requests) + sizeof(int64_t));
+  static_assert(offsetof(StepScalars, squared_norm) == offsetof(StepScalars, stop_requests) + kWords * sizeof(int64_t));
   const View loss{&scalars_->loss_sum, DType::int64}, norm{&scalars_->squared_norm, DType::int64};
   if (partition().copies() == 1) {
-    ranks_.world().all_reduce(loss, kExactSum + 1 + kExactSum, stream());
+    ranks_.world().all_reduce(loss, kExactSum + kWords + kExactSum, stream());
   } else {
-    ranks_.world().all_reduce(loss, kExactSum + 1, stream());
+    ranks_.world().all_reduce(loss, kExactSum + kWords, stream());
     ranks_.group().all_reduce(norm, kExactSum, stream());
   }
 }

@@ -65,4 +65,20 @@ GuardVerdict Guards::judge(const StepScalars& scalars) {
   return verdict;
 }
 
+void Guards::save(TrainingState& state) const {
+  state.losses = losses_.values();
+  state.norms = norms_.values();
+  state.skipped_steps = skipped_steps_;
+  state.skipped_in_a_row = skipped_in_a_row_;
+}
+
+void Guards::restore(const TrainingState& state) {
+  losses_ = RollingStatistics(config_.window);
+  norms_ = RollingStatistics(config_.window);
+  for (const double loss : state.losses) losses_.add(loss);
+  for (const double norm : state.norms) norms_.add(norm);
+  skipped_steps_ = state.skipped_steps;
+  skipped_in_a_row_ = state.skipped_in_a_row;
+}
+
 }  // namespace dither

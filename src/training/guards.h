@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "kernels/step_scalars.h"
+#include "src/checkpoint/manifest.h"  // TrainingState
 #include "src/config/config.h"
 
 namespace dither {
@@ -18,6 +20,8 @@ class RollingStatistics {
   int64_t count() const { return static_cast<int64_t>(values_.size()); }
   /// (value - mean) / deviation; 0 before kLeast values, or while they are all equal.
   double z_score(double value) const;
+  /// Oldest first.
+  std::vector<double> values() const { return {values_.begin(), values_.end()}; }
   /// The value whose z-score is z; Inf where z_score() would be 0 for all.
   double limit(double z) const;
 
@@ -47,6 +51,10 @@ class Guards {
   /// Whether so many steps in a row were skipped that the run must end.
   bool must_stop() const { return skipped_in_a_row_ >= config_.stop_after_skips; }
   int64_t skipped_steps() const { return skipped_steps_; }
+
+  /// Their part of a run's state. A window that has become smaller keeps the newest values.
+  void save(TrainingState& state) const;
+  void restore(const TrainingState& state);
 
  private:
   const GuardConfig config_;

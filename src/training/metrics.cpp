@@ -1,7 +1,16 @@
+// Lines are made here and written by write(2) alone: a stream would not say how many bytes a full disk has taken.
+
 #include "src/training/metrics.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>  // exchange
 
 #include "base/commit.h"
 #include "base/error.h"
@@ -31,15 +40,59 @@ std::string text_of(const Json& event) {
   return event.dump(-1, ' ', false, Json::error_handler_t::replace);  // a sample may hold half a UTF-8 character
 }
 
-}  // namespace
-
-MetricsLog::MetricsLog(const std::string& path) : path_(path), file_(path, std::ios::app) {
-  if (!file_) throw Error(path_ + " cannot be opened for writing");
+int open_to_append(const std::string& path) {
+  const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor < 0) throw Error(path + " cannot be opened for writing: " + std::strerror(errno));
+  return descriptor;
 }
 
+}  // namespace
+
+MetricsLog::MetricsLog(const std::string& path) : path_(path), descriptor_(open_to_append(path)) {
+  char last = '\n';
+  const off_t size = lseek(descriptor_, 0, SEEK_END);
+  if (size > 0 && (pread(descriptor_, &last, 1, size - 1) != 1 || last != '\n')) unwritten_ = "\n";
+}
+
+MetricsLog::~MetricsLog() { close(descriptor_); }
+
 void MetricsLog::append(const std::string& line) {
-  file_ << line << '\n' << std::flush;
-  if (!file_) throw Error(path_ + " cannot be written: is the disk full?");
+  unwritten_ += line + '\n';
+  const bool refused_before = !refusal_.empty();
+  if (flush()) {
+    if (refused_before) warn(fmt::format("{} is written again; events that had waited: {}", path_, waiting_));
+    waiting_ = 0;
+    return;
+  }
+  ++waiting_;
+  if (!refused_before) {
+    warn(fmt::format("{} cannot be written: {}; training goes on, and events wait in memory until the disk takes them",
+                     path_, refusal_));
+  }
+}
+
+/// Whether all is written. A write may end short, in the middle of a line: the next one goes on at the byte behind.
+bool MetricsLog::flush() {
+  size_t written = 0;
+  refusal_.clear();
+  while (written < unwritten_.size() && refusal_.empty()) {
+    const ssize_t bytes = write(descriptor_, unwritten_.data() + written, unwritten_.size() - written);
+    if (bytes > 0) {
+      written += static_cast<size_t>(bytes);
+    } else if (bytes == 0 || errno != EINTR) {
+      refusal_ = bytes == 0 ? "the system takes no bytes" : std::strerror(errno);
+    }
+  }
+  unwritten_.erase(0, written);
+  return refusal_.empty();
+}
+
+void MetricsLog::warn(const std::string& text) { warning_ += (warning_.empty() ? "" : "\n") + text; }
+
+std::string MetricsLog::take_warning() { return std::exchange(warning_, {}); }
+
+std::string MetricsLog::sync() const {
+  return fsync(descriptor_) == 0 ? "" : path_ + " cannot be synced: " + std::strerror(errno);
 }
 
 void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend, int ranks) {
@@ -106,8 +159,34 @@ void MetricsLog::guard(int64_t step, const GuardVerdict& verdict, double loss, d
                   {"skipped_in_a_row", verdict.skipped_in_a_row}}));
 }
 
+void MetricsLog::checkpoint(const CheckpointEvent& e) {
+  Json event = {{"event", "checkpoint"}, {"step", e.step}};
+  if (!e.path.empty()) {
+    event.update({{"path", e.path},
+                  {"bytes", e.bytes},
+                  {"seconds", e.seconds},
+                  {"stall_seconds", e.stall_seconds},
+                  {"copy_seconds", e.copy_seconds},
+                  {"write_seconds", e.write_seconds}});
+  }
+  if (!e.error.empty()) event["error"] = e.error;
+  append(text_of(event));
+}
+
+void MetricsLog::resume(int64_t step, const std::string& from, int ranks, int zero_stage) {
+  append(text_of({{"event", "resume"},
+                  {"step", step},
+                  {"from", from},
+                  {"ranks", ranks},
+                  {"zero_stage", zero_stage},
+                  {"commit", commit()}}));
+}
+
 void MetricsLog::end(int64_t step, const std::string& reason, double seconds) {
   append(text_of({{"event", "end"}, {"step", step}, {"reason", reason}, {"seconds", seconds}}));
+  if (refusal_.empty()) return;
+  throw Error(fmt::format("{} cannot be written: {}; events lost: {}\n       cures: free some space there", path_,
+                          refusal_, waiting_));
 }
 
 }  // namespace dither

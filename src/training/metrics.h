@@ -1,9 +1,11 @@
-// metrics.jsonl: one JSON object an event, appended and flushed, so that a killed run loses nothing it has said.
+// metrics.jsonl: one JSON object an event, appended at once, so that a killed run loses nothing it has said.
 // docs/metrics.md describes every field. Numbers are written so that reading them back gives the same bits.
+//
+// A disk that refuses to write does not end a run: what it has not taken waits in memory, from the very byte where it
+// stopped, and goes first at the next event.
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <string>
 
 #include "src/optimizer/optimizer.h"
@@ -27,22 +29,54 @@ struct StepRecord {
   StepMeasures measures;  // if measured
 };
 
+/// What has come of one attempt to write a checkpoint.
+struct CheckpointEvent {
+  int64_t step = 0;
+  std::string path;          // "" : there is none
+  std::string error;         // what went wrong; "" : nothing
+  int64_t bytes = 0;         // of all its files
+  double seconds = 0;        // from its step until it had its name
+  double stall_seconds = 0;  // training waited for it, in all
+  double copy_seconds = 0;   // to host memory
+  double write_seconds = 0;  // to the disk, synced
+};
+
 class MetricsLog {
  public:
-  /// Throws Error when the file cannot be written, here and in every method.
+  /// Appends to the file, behind whole lines: one that a kill has cut is ended first. Throws Error when the file cannot
+  /// be opened.
   explicit MetricsLog(const std::string& path);
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
 
   void start(const Config& config, int64_t parameters, const std::string& backend, int ranks);
   void step(const StepRecord& record);
   void evaluation(int64_t step, const EvaluationResult& result);
   void sample(int64_t step, const std::string& text);
   void guard(int64_t step, const GuardVerdict& verdict, double loss, double gradient_norm);
+  void checkpoint(const CheckpointEvent& event);
+  /// Training goes on behind `step`; `from`: the checkpoint's path, "" where the run begins again at step 0.
+  void resume(int64_t step, const std::string& from, int ranks, int zero_stage);
+  /// Throws Error when the disk still refuses what it was given.
   void end(int64_t step, const std::string& reason, double seconds);
+
+  /// That the disk has begun to refuse, or has caught up, since the last call; "" : neither.
+  std::string take_warning();
+  /// Returns when what was written is on the disk; says what went wrong, "" : nothing. From any thread.
+  std::string sync() const;
 
  private:
   void append(const std::string& line);
-  std::string path_;
-  std::ofstream file_;
+  bool flush();
+  void warn(const std::string& text);
+
+  const std::string path_;
+  const int descriptor_;
+  std::string unwritten_;  // whole lines, but for what the file already has of the first
+  int64_t waiting_ = 0;    // events that have begun to wait since the disk refuses
+  std::string refusal_;    // why it does; "" : it does not
+  std::string warning_;
 };
 
 }  // namespace dither

@@ -9,37 +9,67 @@ namespace dither {
 
 namespace fs = std::filesystem;
 
-RunFolder::RunFolder(const Config& config, bool overwrite) : path_(config.logging.directory + "/" + config.name) {
-  if (overwrite || !fs::exists(path_)) return;
-  throw Error(path_ + " exists: it holds an earlier run\n       cures: --set name=..., --overwrite, or remove it");
+namespace {
+
+bool there_is(const std::string& path) {
+  std::error_code unknown;  // what cannot be looked at shows when it is used
+  return fs::exists(path, unknown);
 }
 
-// Only a folder that a run made is deleted: whatever else bears the name is the user's own.
-void RunFolder::create(const Config& config) const {
+}  // namespace
+
+RunFolder::RunFolder(const Config& config) : path_(config.logging.directory + "/" + config.name) {}
+
+bool RunFolder::exists() const { return there_is(path_); }
+bool RunFolder::holds_run() const { return there_is(config_path()); }
+bool RunFolder::holds_weights() const { return there_is(weights_path()); }
+
+void RunFolder::lock() {
+  if (lock_ || !exists()) return;
+  const auto refusal = [](const std::string& holder) {
+    return holder + " trains there\n       cures: wait for it, or another name (--set name=...)";
+  };
+  lock_.emplace(path_, FolderLockOptions{.refusal = refusal});
+}
+
+// Only a folder that a run made is emptied: whatever else bears the name is the user's own. The lock stays.
+void RunFolder::create(const Config& config) {
   try {
-    if (fs::exists(path_)) {
-      if (!fs::is_empty(path_) && !fs::exists(path_ + "/config.json")) {
+    if (exists() && !holds_run()) {
+      for (const auto& entry : fs::directory_iterator(path_)) {
+        if (entry.path().filename() == kFolderLockName) continue;
         throw Error(path_ + " is not the folder of a run (it has no config.json): not overwritten");
       }
-      fs::remove_all(path_);
     }
     fs::create_directories(path_);
+    lock();
+    for (const auto& entry : fs::directory_iterator(path_)) {
+      if (entry.path().filename() != kFolderLockName) fs::remove_all(entry.path());
+    }
   } catch (const fs::filesystem_error& e) {
     throw Error(path_ + ": the run's folder cannot be made: " + e.code().message());
   }
-  std::ofstream file(path_ + "/config.json");
-  file << to_json(config);
-  file.close();
-  if (!file) throw Error(path_ + "/config.json cannot be written: is the disk full?");
+  reopen(config);
+}
+
+void RunFolder::reopen(const Config& config) {
+  lock();
+  write(config_path(), to_json(config));
 }
 
 void RunFolder::keep_algorithms(const std::string& json) const {
-  if (json.empty()) return;
-  const std::string path = path_ + "/algorithms.json";
-  std::ofstream file(path);
-  file << json;
+  if (!json.empty()) write(path_ + "/algorithms.json", json);
+}
+
+/// Whole or not at all: a run that is killed here can still be resumed.
+void RunFolder::write(const std::string& path, const std::string& text) const {
+  const std::string partial = path + ".partial";
+  std::ofstream file(partial);
+  file << text;
   file.close();
-  if (!file) throw Error(path + " cannot be written: is the disk full?");
+  std::error_code failed;
+  if (file) fs::rename(partial, path, failed);
+  if (!file || failed) throw Error(path + " cannot be written: is the disk full?");
 }
 
 }  // namespace dither

@@ -7,10 +7,14 @@
 #include <optional>
 
 #include "base/error.h"
+#include "src/checkpoint/load.h"
 #include "src/checkpoint/weights.h"
+#include "src/config/computation.h"  // hash_text()
 #include "src/training/agreement.h"
+#include "src/training/checkpoints.h"
 #include "src/training/matrix_peak.h"
 #include "src/training/progress.h"
+#include "src/training/resume.h"
 #include "src/training/run_folder.h"
 #include "src/training/sampler.h"
 #include "src/training/signals.h"
@@ -40,48 +44,86 @@ const TokenShards& checked(const TokenShards& shards, int64_t vocabulary) {
   return shards;
 }
 
-std::string data_text(const Config& config, const TokenShards& shards) {
+/// By which a checkpoint knows its training data.
+std::string fingerprint_of(const TokenShards& shards) { return hash_text(shards.fingerprint()); }
+
+std::string data_text(const Config& config, const TokenShards& shards, int64_t first_sample) {
   const double seen = static_cast<double>(config.steps) * static_cast<double>(config.batch.tokens_per_step);
-  return fmt::format("{}: {} shards, {} tokens; {} steps see {:.2f} of them    from sample 0, seed {}",
+  return fmt::format("{}: {} shards, {} tokens; {} steps see {:.2f} of them    from sample {}, seed {}",
                      shards.pattern(), shards.shards(), with_commas(shards.tokens()), with_commas(config.steps),
-                     seen / static_cast<double>(shards.tokens()), config.seed);
+                     seen / static_cast<double>(shards.tokens()), with_commas(first_sample), config.seed);
+}
+
+/// The backend, with the algorithms that the checkpoint's run used, where the config names no others.
+std::unique_ptr<Backend> backend_of(const Config& config, int gpu, const std::optional<ResumePoint>& resume,
+                                    std::vector<std::string>& warnings) {
+  std::unique_ptr<Backend> backend = make_backend(config, gpu);
+  if (!resume) return backend;
+  const Manifest& there = resume->manifest;
+  try {
+    if (config.algorithms.empty() && !there.algorithms.empty()) {
+      backend->use_algorithms(there.algorithms, resume->path + ": algorithms");
+    }
+  } catch (const Error& e) {  // of another device or library
+    warnings.push_back(
+        fmt::format("the checkpoint's algorithms cannot be used here, so the bits will differ: {}", e.what()));
+  }
+  if (there.arithmetic != backend->arithmetic()) {
+    warnings.push_back(fmt::format("the checkpoint was computed by {}, this run computes by {}: the bits will differ",
+                                   there.arithmetic, backend->arithmetic()));
+  }
+  return backend;
 }
 
 /// Everything that a run holds while it lasts.
 class Run {
  public:
-  Run(const Config& config, const TrainOptions& options, Ranks& ranks)
+  Run(const Config& config, const TrainOptions& options, Ranks& ranks, RunFolder& folder, const TokenShards& shards,
+      Beginning beginning)
       : config_(config),
         ranks_(ranks),
-        folder_(config, options.overwrite || !ranks.speaks()),
-        shards_(config.data.train),
+        folder_(folder),
+        shards_(shards),
+        beginning_(std::move(beginning)),
         tokenizer_(tokenizer_of(config, checked(shards_, config.model.vocabulary))),
-        backend_(make_backend(config, ranks.gpu(config.parallel))),
+        backend_(backend_of(config, ranks.gpu(config.parallel), beginning_.resume, beginning_.warnings)),
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_), [this](Backend& backend) { return communicator(backend); }),
-        trainer_(engine_, shards_) {
+        trainer_(engine_, shards_),
+        checkpoints_(engine_, ranks.control(), options.files != nullptr ? *options.files : disk(),
+                     folder.checkpoints_path(), fingerprint_of(shards)) {
     if (!config.data.validation.empty()) {
       evaluator_.emplace(config, tokenizer_ ? &*tokenizer_ : nullptr);
       demand_same_data(ranks.control(), evaluator_->shards(), "validation data");
     }
     engine_.on_phase([this](const std::string& name) { ranks_.control().phase(name); });
-    engine_.initialise();
+    begin();
     ranks_.control().barrier();  // all that can be refused has been
     if (ranks_.speaks()) open_folder(options);
+    if (config.checkpoint.enabled()) demand_shared_folder(ranks_.control(), folder_.path());
+    if (ranks_.speaks() && config.checkpoint.enabled()) {
+      remove_leftovers(options.files != nullptr ? *options.files : disk(), folder_.checkpoints_path());
+    }
   }
 
   void loop() {
-    const StopSignals signals;
+    const StopSignals signals(config_.checkpoint.on_signal);
     const Clock::time_point begin = Clock::now();
     bool stop = false;
     while (trainer_.steps_done() < config_.steps && !trainer_.must_stop() && !stop) {
-      const StepResult result = trainer_.step(StopSignals::received() != 0);
-      stop = result.stop || (ranks_.size() == 1 && StopSignals::received() != 0);
+      StepResult result = trainer_.step(signs());
+      if (ranks_.size() == 1) {  // nobody else has to hear of it first
+        result.stop = result.stop || StopSignals::received() != 0;
+        result.save = result.save || StopSignals::take_save_request();
+      }
+      stop = result.stop;
       if (metrics_) metrics_->step(result.record);
       if (progress_) progress_->step(result.record);
       if (result.verdict.skipped) report_skip(result);
-      if (result.record.step == 1) keep_algorithms();
+      if (result.record.step == first_step_) keep_algorithms();
       if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
+      checkpoints_.after_step(result, trainer_.state());
+      report_checkpoints();
     }
     finish(std::chrono::duration<double>(Clock::now() - begin).count());
   }
@@ -89,14 +131,39 @@ class Run {
  private:
   /// The communicator of all ranks, which have agreed on what to compute by what.
   std::unique_ptr<Communicator> communicator(Backend& backend) {
-    demand_same_data(ranks_.control(), shards_, "training data");
     demand_fitting_devices(ranks_.control(), config_, backend);
     return ranks_.communicator(config_.parallel, backend, uses_cuda(config_));
   }
 
+  void begin() {
+    if (!beginning_.resume) return engine_.initialise();
+    const ResumePoint& point = *beginning_.resume;
+    engine_.phase("loading " + point.path);
+    load_state(point.path, point.manifest, point.config, config_, engine_.table(), engine_.optimizer(),
+               engine_.backend(), engine_.stream());
+    engine_.publish_weights();
+    trainer_.restore(point.manifest.training);
+    first_step_ = trainer_.steps_done() + 1;
+    if (in_own_folder(point.path)) checkpoints_.resumed_from(trainer_.steps_done());
+  }
+
+  /// Whether the run goes on in its own folder, not from another's checkpoint.
+  bool in_own_folder(const std::string& checkpoint) const {
+    return std::filesystem::weakly_canonical(checkpoint).parent_path() ==
+           std::filesystem::weakly_canonical(folder_.checkpoints_path());
+  }
+
+  StepSigns signs() const {
+    return {.stop = StopSignals::received() != 0,
+            .save = StopSignals::take_save_request() || checkpoints_.due_by_time(),
+            .shard_written = checkpoints_.shard_written()};
+  }
+
   void open_folder(const TrainOptions& options) {
-    folder_.create(config_);
+    const bool goes_on = beginning_.again || (beginning_.resume && in_own_folder(beginning_.resume->path));
+    goes_on ? folder_.reopen(config_) : folder_.create(config_);
     metrics_.emplace(folder_.metrics_path());
+    checkpoints_.before_commit([this] { metrics_->sync(); });  // what it cannot write, it says itself
     progress_.emplace(config_, folder_.log_path());
     start_up(options);
   }
@@ -108,6 +175,10 @@ class Run {
   void start_up(const TrainOptions& options) {
     const int64_t parameters = engine_.table().counted_elements();
     metrics_->start(config_, parameters, engine_.backend().description(), ranks_.size());
+    if (beginning_.resume || beginning_.again) {
+      metrics_->resume(trainer_.steps_done(), beginning_.resume ? beginning_.resume->path : "", ranks_.size(),
+                       config_.parallel.zero_stage);
+    }
     progress_->start_up({.parameters = parameters,
                          .ranks = ranks_.size(),
                          .communication = engine_.ranks().world().description(),
@@ -115,8 +186,32 @@ class Run {
                          .backend = engine_.backend().description(),
                          .matrix_peak = peak_,
                          .flop_per_token = Model::flop_per_token(config_.model, parameters),
-                         .data = data_text(config_, shards_)});
+                         .data = data_text(config_, shards_, trainer_.samples_consumed())});
     for (const std::string& warning : options.warnings) progress_->warn(warning);
+    for (const std::string& found : beginning_.found) progress_->say(found);
+    for (const std::string& warning : beginning_.warnings) progress_->warn(warning);
+    if (!beginning_.resume) return;
+    const Manifest& manifest = beginning_.resume->manifest;
+    progress_->say(fmt::format("resuming from {}: step {} of {}, {} samples consumed; written by {} rank{}",
+                               beginning_.resume->path, with_commas(manifest.training.step), with_commas(config_.steps),
+                               with_commas(manifest.training.samples), manifest.ranks, manifest.ranks == 1 ? "" : "s"));
+  }
+
+  void report_checkpoints() {
+    for (const CheckpointEvent& event : checkpoints_.take_events()) {
+      metrics_->checkpoint(event);
+      if (!event.error.empty()) {
+        progress_->warn(fmt::format("checkpoint of step {}: {}\n       older checkpoints stay, training goes on",
+                                    with_commas(event.step), event.error));
+      }
+      if (event.path.empty()) continue;
+      progress_->say(fmt::format("checkpoint of step {}: {}, {:.1f} MB in {:.2f} s; training waited {:.2f} s",
+                                 with_commas(event.step), event.path, static_cast<double>(event.bytes) / 1e6,
+                                 event.seconds, event.stall_seconds));
+    }
+    if (metrics_) {
+      if (const std::string warning = metrics_->take_warning(); !warning.empty()) progress_->warn(warning);
+    }
   }
 
   void report_skip(const StepResult& result) {
@@ -149,10 +244,12 @@ class Run {
     progress_->say("sample at step " + with_commas(step) + ": " + text);
   }
 
-  // Weights first: whatever ended the run, they are there.
+  // The checkpoint first: a run that is killed before its weights are there takes it up and writes them.
   void finish(double seconds) {
     const int64_t step = trainer_.steps_done();
     const char* signal = StopSignals::name();
+    checkpoints_.finish(trainer_.state(), !trainer_.must_stop());
+    report_checkpoints();
     engine_.phase("writing weights");
     write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, step, engine_.table(), engine_.parameters(),
                   engine_.backend(), engine_.stream());
@@ -191,17 +288,30 @@ class Run {
 
   const Config config_;
   Ranks& ranks_;
-  const RunFolder folder_;
-  const TokenShards shards_;
+  RunFolder& folder_;
+  const TokenShards& shards_;
+  Beginning beginning_;
   const std::optional<Tokenizer> tokenizer_;
   std::unique_ptr<Backend> backend_;
   const double peak_;
   Engine engine_;
   Trainer trainer_;
-  std::optional<Evaluator> evaluator_;
+  int64_t first_step_ = 1;
   std::optional<MetricsLog> metrics_;
+  Checkpoints checkpoints_;  // behind the metrics, which its thread may be at
+  std::optional<Evaluator> evaluator_;
   std::optional<Progress> progress_;
 };
+
+void say_complete(const Config& config, const RunFolder& folder, const Beginning& beginning) {
+  Progress progress(config, "");
+  for (const std::string& found : beginning.found) progress.say(found);
+  for (const std::string& warning : beginning.warnings) progress.warn(warning);
+  progress.say(
+      fmt::format("{} is complete, all {} steps are done and its weights are in {}: nothing to do\n       to go on "
+                  "with it: more steps and checkpoint.resume={}; to repeat it: --overwrite",
+                  folder.path(), with_commas(config.steps), folder.weights_path(), beginning.resume->path));
+}
 
 }  // namespace
 
@@ -210,7 +320,17 @@ void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
   demand_same_config(ranks.control(), config);
   ranks.control().phase("start");
   ranks.control().watch(config.parallel.timeout_seconds);
-  Run run(config, options, ranks);
+  RunFolder folder(config);
+  if (ranks.speaks()) folder.lock();
+  const TokenShards shards(config.data.train);
+  demand_same_data(ranks.control(), shards, "training data");
+  const Beginning beginning =
+      find_beginning(config, folder, fingerprint_of(shards), options.overwrite, ranks.control());
+  if (beginning.complete) {
+    if (ranks.speaks()) say_complete(config, folder, beginning);
+    return;
+  }
+  Run run(config, options, ranks, folder, shards, beginning);
   try {
     run.loop();
   } catch (const std::exception& e) {

@@ -9,15 +9,20 @@
 
 namespace dither {
 
+class FileSystem;
+
 struct TrainOptions {
-  bool overwrite = false;             // an earlier run of this name is deleted first; else it is an error
+  bool overwrite = false;             // an earlier run of this name is deleted first
+  FileSystem* files = nullptr;        // where checkpoints are written; null: the disk
   std::vector<std::string> warnings;  // of the config, shown with the start-up table and kept in log.txt
 };
 
-/// Trains `config.steps` steps and leaves runs/<name>/ with config.json, metrics.jsonl, log.txt and
-/// weights.safetensors. SIGINT, SIGTERM and SIGUSR1, to any rank, end it after the step at hand, with everything
-/// written. Throws Error: bad data, no memory, too many skipped steps in a row; what can be known before the first step
-/// is thrown before the folder is made. All ranks call it; rank 0 speaks and writes.
+/// Trains until `config.steps` steps are done and leaves runs/<name>/ with config.json, metrics.jsonl, log.txt,
+/// checkpoints/ and weights.safetensors. Begins where checkpoint.resume says (resume.h); a run that is complete is left
+/// as it is. SIGINT, SIGTERM and SIGUSR1, to any rank, end it after the step at hand, with everything written
+/// (checkpoint.on_signal). Throws Error: bad data, no memory, too many skipped steps in a row; what can be known before
+/// the first step is thrown before the folder is made. A checkpoint that cannot be written is no error: it is reported,
+/// and training goes on. All ranks call it; rank 0 speaks and writes.
 void train(const Config& config, const TrainOptions& options, Ranks& ranks);
 
 }  // namespace dither

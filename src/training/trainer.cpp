@@ -15,7 +15,7 @@ Trainer::Trainer(Engine& engine, const TokenShards& shards)
   loader_.load(0);  // a bad token at the very beginning is heard before a run's folder is made
 }
 
-StepResult Trainer::step(bool stop) {
+StepResult Trainer::step(const StepSigns& signs) {
   const auto begin = std::chrono::steady_clock::now();
   const Config& config = engine_.config();
   const int64_t every = config.logging.measure_every_steps;
@@ -23,7 +23,9 @@ StepResult Trainer::step(bool stop) {
   const bool measure = every > 0 && (step % every == 0 || step == 1);
 
   StepScalars scalars = scalars_of(step);
-  scalars.stop_requests = stop ? 1 : 0;
+  scalars.stop_requests = signs.stop ? 1 : 0;
+  scalars.save_requests = signs.save ? 1 : 0;
+  scalars.shards_written = signs.shard_written ? 1 : 0;
   engine_.begin_step(scalars, measure);
   for (int64_t round = 0; round < engine_.rounds(); ++round) {
     engine_.phase(fmt::format("step {}: round {} of {}", step, round + 1, engine_.rounds()));
@@ -38,6 +40,8 @@ StepResult Trainer::step(bool stop) {
   StepResult result;
   result.verdict = guards_.judge(done);
   result.stop = done.stop_requests > 0;
+  result.save = done.save_requests > 0;
+  result.shards_written = done.shards_written;
   StepRecord& r = result.record;
   r.step = step;
   r.tokens = samples_ * config.model.sequence_length;
@@ -51,6 +55,20 @@ StepResult Trainer::step(bool stop) {
   r.step_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   r.tokens_per_second = static_cast<double>(config.batch.tokens_per_step) / r.step_seconds;
   return result;
+}
+
+TrainingState Trainer::state() const {
+  TrainingState state;
+  state.step = step_;
+  state.samples = samples_;
+  guards_.save(state);
+  return state;
+}
+
+void Trainer::restore(const TrainingState& state) {
+  step_ = state.step;
+  samples_ = state.samples;
+  guards_.restore(state);
 }
 
 // A skipped step counts as one: t of the bias corrections, schedule and samples go on.

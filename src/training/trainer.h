@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "src/checkpoint/manifest.h"  // TrainingState
 #include "src/data/loader.h"
 #include "src/training/engine.h"
 #include "src/training/guards.h"
@@ -10,10 +11,19 @@
 
 namespace dither {
 
+/// What a rank says of itself with a step. All ranks learn the sums, of the same step.
+struct StepSigns {
+  bool stop = false;           // all shall stop behind this step
+  bool save = false;           // all shall save a checkpoint behind it
+  bool shard_written = false;  // this rank's share of the checkpoint at hand is written, or failed
+};
+
 struct StepResult {
   StepRecord record;
   GuardVerdict verdict;
-  bool stop = false;  // a rank has asked to stop
+  bool stop = false;           // a rank has asked to stop
+  bool save = false;           // a rank has asked to save
+  int64_t shards_written = 0;  // ranks
 };
 
 class Trainer {
@@ -21,8 +31,12 @@ class Trainer {
   /// Weights must be initialised. `shards` and `engine` must outlive the trainer.
   Trainer(Engine& engine, const TokenShards& shards);
 
-  /// The next step, with everything measured that is due at it. `stop`: this rank asks all to stop behind it.
-  StepResult step(bool stop = false);
+  /// The next step, with everything measured that is due at it.
+  StepResult step(const StepSigns& signs = {});
+
+  /// All that has to be kept beside the tensors, and how it is taken up again.
+  TrainingState state() const;
+  void restore(const TrainingState& state);
 
   int64_t steps_done() const { return step_; }
   int64_t samples_consumed() const { return samples_; }   // by all ranks

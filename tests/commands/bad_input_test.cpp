@@ -151,7 +151,7 @@ TEST_CASE("an earlier run is overwritten on request alone, and nothing else ever
   place.prepare_corpus();
   place.train("a");
   const std::string first = read_whole(place / "runs/a/metrics.jsonl");
-  const Outcome again = place.run({"train", "a.json"});
+  const Outcome again = place.run({"train", "a.json", "--set", "checkpoint.resume=never"});
   REQUIRE(again.status == 2);
   REQUIRE(has(again.err, "runs/a exists"));
   REQUIRE(has(again.err, "--overwrite"));

@@ -91,6 +91,52 @@ TEST_CASE("a resume drops the earlier events of later steps") {
   REQUIRE(r.end_reason.empty());
 }
 
+// Catches: skipped steps that were done again and kept their skip, a resume that drops its own step, one at step 0 that
+// leaves figures of the first attempt, events between resumes dropped by the wrong one, checkpoints taken for steps, a
+// program that had its part forgotten.
+TEST_CASE("each resume drops what lies behind its step, skips too, and one at step 0 drops all") {
+  const auto guard = [](int step, int in_a_row, const std::string& reason) {
+    return R"({"event":"guard","step":)" + std::to_string(step) + R"(,"reason":")" + reason +
+           R"(","skipped_in_a_row":)" + std::to_string(in_a_row) + "}\n";
+  };
+  const auto resume = [](int step, const std::string& commit) {
+    return R"({"event":"start","parameters":7,"commit":")" + commit + "\"}\n" + R"({"event":"resume","step":)" +
+           std::to_string(step) + R"(,"from":"runs/a/checkpoints/step-00000002","ranks":4,"zero_stage":2,"commit":")" +
+           commit + "\"}\n";
+  };
+  const std::string evaluation = R"({"event":"evaluation","step":2,"loss":5.0,"bits_per_byte":1.0})"
+                                 "\n";
+  const std::string checkpoint = R"({"event":"checkpoint","step":2,"path":"runs/a/checkpoints/step-00000002"})"
+                                 "\n";
+  const std::string first = R"({"event":"start","commit":"abc","parameters":7})"
+                            "\n" +
+                            step_event(1, "4.0") + step_event(2, "3.0", R"(,"skipped":true)") +
+                            guard(2, 1, "gradient z-score") + evaluation + checkpoint +
+                            step_event(3, "9.0", R"(,"skipped":true)") + guard(3, 2, "loss not finite") +
+                            end_event(3, "skipped");
+  const TemporaryFolder place;
+  const RunRecord broken = record_of(place, first);
+  REQUIRE(reason_of(broken) == "2 steps in a row skipped: loss not finite");
+
+  const RunRecord once = record_of(place, first + resume(2, "abc") + step_event(3, "2.5") + step_event(4, "2.0"));
+  REQUIRE(once.steps.size() == 4);
+  REQUIRE((once.steps[1].skipped && !once.steps[2].skipped && once.steps[2].loss == 2.5));
+  REQUIRE(once.evaluations.size() == 1);
+  REQUIRE(once.skips.size() == 1);
+  REQUIRE((once.skips[0].step == 2 && once.skips[0].in_a_row == 1 && once.skips[0].reason == "gradient z-score"));
+  REQUIRE((once.end_reason.empty() && once.commit == "abc" && once.parameters == 7));
+
+  const RunRecord twice = record_of(place, first + resume(2, "def") + step_event(3, "2.5") + step_event(4, "2.0") +
+                                               resume(3, "def") + step_event(4, "1.5") + end_event(4, "completed"));
+  REQUIRE(twice.steps.size() == 4);
+  REQUIRE((twice.steps[2].loss == 2.5 && twice.steps[3].loss == 1.5));
+  REQUIRE((twice.end_reason == "completed" && twice.commit == "abc then def"));
+
+  const RunRecord anew = record_of(place, first + resume(0, "def") + step_event(1, "4.5"));
+  REQUIRE((anew.steps.size() == 1 && anew.steps[0].loss == 4.5 && anew.commit == "def"));
+  REQUIRE((anew.evaluations.empty() && anew.skips.empty() && anew.end_reason.empty()));
+}
+
 // Catches: a run that ended with a number but a worse one called completed, one noisy last step called divergence, a
 // killed run called incomplete.
 TEST_CASE("the state of a run and its reason follow from how it ended") {

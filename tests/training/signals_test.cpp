@@ -1,0 +1,116 @@
+// Signals as requests, raised in this process, or in a child where they may kill.
+#include "src/training/signals.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <functional>
+#include <string>
+#include <thread>
+
+#include "tests/catch.h"
+
+namespace dither {
+
+namespace {
+
+/// How a child ends that does this: its exit status, or 128 + the signal that killed it.
+int ending_of(const std::function<int()>& act) {
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) _exit(act());
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+}  // namespace
+
+// Catches: SIGUSR1 that ends a run which shall go on, or kills it the second time; a request reported twice, or lost
+// because an earlier one was taken; SIGTERM taken for a request to save.
+TEST_CASE("under continue SIGUSR1 asks to save as often as it comes, and never to stop") {
+  const StopSignals signals(OnSignal::go_on);
+  CHECK_FALSE(StopSignals::take_save_request());
+  for (int time = 0; time < 3; ++time) {
+    raise(SIGUSR1);
+    CHECK(StopSignals::take_save_request());
+    CHECK_FALSE(StopSignals::take_save_request());
+  }
+  CHECK(StopSignals::received() == 0);
+  CHECK(StopSignals::name() == nullptr);
+  raise(SIGTERM);
+  CHECK(StopSignals::received() == SIGTERM);
+  CHECK_FALSE(StopSignals::take_save_request());
+  raise(SIGUSR1);  // still heard, by whoever has yet to end
+  CHECK(StopSignals::take_save_request());
+  CHECK(StopSignals::name() == std::string("SIGTERM"));
+}
+
+// Catches: SIGUSR1 that only saves where it shall end the run, one signal under another's name, a request left over
+// from an earlier owner of the signals.
+TEST_CASE("under exit each of the three asks to stop, under its name, and none to save") {
+  struct Named {
+    int signal;
+    const char* name;
+  };
+  {
+    const StopSignals earlier(OnSignal::go_on);
+    raise(SIGUSR1);
+  }
+  for (const Named& one : {Named{SIGINT, "SIGINT"}, Named{SIGTERM, "SIGTERM"}, Named{SIGUSR1, "SIGUSR1"}}) {
+    const StopSignals signals(OnSignal::exit);
+    CHECK(StopSignals::received() == 0);
+    raise(one.signal);
+    CHECK(StopSignals::received() == one.signal);
+    REQUIRE(StopSignals::name() != nullptr);
+    CHECK(StopSignals::name() == std::string(one.name));
+    CHECK_FALSE(StopSignals::take_save_request());
+  }
+}
+
+// Catches: a run that no second Ctrl-C can end, under either mode; handlers that outlive their owner.
+TEST_CASE("a second signal of the same kind kills, and so does the first after the signals were given back") {
+  for (const OnSignal mode : {OnSignal::exit, OnSignal::go_on}) {
+    for (const int signal : {SIGINT, SIGTERM}) {
+      CHECK(ending_of([=] {
+              const StopSignals signals(mode);
+              raise(signal);
+              return StopSignals::received() == signal ? 7 : 1;
+            }) == 7);
+      CHECK(ending_of([=] {
+              const StopSignals signals(mode);
+              raise(signal);
+              raise(signal);
+              return 1;
+            }) == 128 + signal);
+    }
+    CHECK(ending_of([=] {
+            { const StopSignals signals(mode); }
+            raise(SIGUSR1);
+            return 1;
+          }) == 128 + SIGUSR1);
+  }
+}
+
+// Catches: a request that comes between reading the flag and clearing it, and is cleared unread: the last one of a
+// thousand would then be missing now and then.
+TEST_CASE("no request to save is lost while another one is taken") {
+  const StopSignals signals(OnSignal::go_on);
+  for (int round = 0; round < 1000; ++round) {
+    std::atomic<bool> raised{false};
+    std::thread other([&raised] {
+      raise(SIGUSR1);  // handled by this thread
+      raised = true;
+    });
+    bool taken = false;
+    while (!raised) taken |= StopSignals::take_save_request();
+    taken |= StopSignals::take_save_request();
+    other.join();
+    REQUIRE(taken);
+    REQUIRE_FALSE(StopSignals::take_save_request());
+  }
+}
+
+}  // namespace dither
