@@ -5,6 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/error.h"
+#include "src/checkpoint/load.h"
+#include "src/training/checkpoints.h"
+
 namespace dither {
 
 namespace {
@@ -30,12 +34,23 @@ std::vector<char> to_host(Engine& engine, ConstView view, int64_t elements) {
 
 /// A run with everything that tests ask of it afterwards.
 struct ShortRun {
-  /// alone: this rank computes by itself, whatever the others do.
-  ShortRun(const Config& config, int64_t steps, bool alone)
+  /// alone: this rank computes by itself, whatever the others do. `from`: a checkpoint to go on from, "" : none.
+  ShortRun(const Config& config, int64_t steps, bool alone, const std::string& from = "")
       : shards(config.data.train), engine(config, make_backend(config), world(config, alone)), trainer(engine, shards) {
     engine.on_phase([](const std::string& name) { job().control().phase(name); });
-    engine.initialise();
-    for (int64_t i = 0; i < steps; ++i) records.push_back(logged(trainer.step().record));
+    from.empty() ? engine.initialise() : resume(config, from);
+    while (trainer.steps_done() < steps) records.push_back(logged(trainer.step().record));
+  }
+  void resume(const Config& config, const std::string& from) {
+    const Manifest manifest = read_manifest(from);
+    verify_shards(from, manifest, ReadFrom::cache);
+    std::vector<std::string> warnings;
+    const Config saved = parse_config(manifest.config, from, {}, warnings);
+    load_state(from, manifest, saved, config, engine.table(), engine.optimizer(), engine.backend(), engine.stream());
+    engine.publish_weights();
+    trainer.restore(manifest.training);
+  }
+  void evaluate(const Config& config) {
     Evaluator evaluator(config, nullptr);
     validation_loss = evaluator.run(engine).loss;
   }
@@ -132,12 +147,14 @@ std::map<std::string, std::vector<char>> seen_weights(Engine& engine) {
   return weights;
 }
 
+/// The steps of a run that began with one of them, up to the last.
 std::string unlike_steps(const std::vector<LoggedStep>& steps, const Reference& reference) {
+  const size_t before = reference.steps.size() - steps.size();
   for (size_t i = 0; i < steps.size(); ++i) {
-    if (std::memcmp(&steps[i], &reference.steps[i], sizeof(LoggedStep)) == 0) continue;
-    return fmt::format("step {}: loss {:.17g} norm {:.17g} EDQ {:.17g}, alone {:.17g} {:.17g} {:.17g}", i + 1,
-                       steps[i].loss, steps[i].gradient_norm, steps[i].edq, reference.steps[i].loss,
-                       reference.steps[i].gradient_norm, reference.steps[i].edq);
+    const LoggedStep& alone = reference.steps[before + i];
+    if (std::memcmp(&steps[i], &alone, sizeof(LoggedStep)) == 0) continue;
+    return fmt::format("step {}: loss {:.17g} norm {:.17g} EDQ {:.17g}, alone {:.17g} {:.17g} {:.17g}", before + i + 1,
+                       steps[i].loss, steps[i].gradient_norm, steps[i].edq, alone.loss, alone.gradient_norm, alone.edq);
   }
   return "";
 }
@@ -171,6 +188,7 @@ Reference reference_of(const Config& config, int64_t steps) {
   Reference reference;
   if (job().speaks()) {
     ShortRun run(config, steps, true);
+    run.evaluate(config);
     reference.steps = run.records;
     reference.validation_loss = run.validation_loss;
     collect(run.engine, reference);
@@ -178,8 +196,9 @@ Reference reference_of(const Config& config, int64_t steps) {
   return unpacked(job().control().broadcast(packed(reference)));
 }
 
-std::string unlike(const Config& config, const Reference& reference, int64_t steps) {
-  ShortRun run(config, steps, false);
+std::string unlike(const Config& config, const Reference& reference, int64_t steps, const std::string& from) {
+  ShortRun run(config, steps, false, from);
+  run.evaluate(config);
   const Partition& p = run.engine.partition();
   int64_t elements = 0;
   std::string wrong = unlike_steps(run.records, reference);
@@ -198,10 +217,21 @@ std::string unlike(const Config& config, const Reference& reference, int64_t ste
     stored += run.engine.table().by_id(id).elements();
   }
   if (sum_of(elements) != stored * p.copies()) wrong += "the ranks' shards do not make up the state\n";
-  if (sum_of(run.trainer.samples_computed()) != run.trainer.samples_consumed()) {
+  const int64_t trained = static_cast<int64_t>(run.records.size()) * run.engine.samples_per_step();
+  if (sum_of(run.trainer.samples_computed()) != trained) {
     wrong += "samples were computed twice, or not at all\n";
   }
   return wrong;
+}
+
+std::string checkpoint_of(const Config& config, int64_t steps, const std::string& folder) {
+  ShortRun run(config, steps, false);
+  Checkpoints checkpoints(run.engine, job().control(), disk(), folder, "");
+  checkpoints.finish(run.trainer.state(), true);
+  std::string wrong = complaints("");
+  for (const CheckpointEvent& event : checkpoints.take_events()) wrong += event.error;
+  if (!wrong.empty()) throw Error(wrong);
+  return folder + "/" + checkpoint_name(steps);
 }
 
 std::string apart(const Config& config, const Reference& reference, int64_t steps, double bound) {

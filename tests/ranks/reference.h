@@ -32,10 +32,14 @@ const std::string& corpus();
 /// `config` on one rank, computed by rank 0; all ranks get it. All ranks call it.
 Reference reference_of(const Config& config, int64_t steps);
 
-/// The same config on all ranks. What is unlike the reference, "" if nothing: losses, norms, measures, every element of
-/// every state that this rank owns, all weights that its forward passes see, the validation loss; memory unlike the
-/// plan; samples computed twice or not at all. All ranks call it, and all get the complaints of all.
-std::string unlike(const Config& config, const Reference& reference, int64_t steps);
+/// Trains all ranks for some steps, saves a checkpoint in `folder` and returns its path. All ranks call it.
+std::string checkpoint_of(const Config& config, int64_t steps, const std::string& folder);
+
+/// The same config on all ranks, up to this step; from the beginning or from a checkpoint. What is unlike the
+/// reference, "" if nothing: losses, norms, measures, every element of every state that this rank owns, all weights
+/// that its forward passes see, the validation loss; memory unlike the plan; samples computed twice or not at all. All
+/// ranks call it, and all get the complaints of all.
+std::string unlike(const Config& config, const Reference& reference, int64_t steps, const std::string& from = "");
 
 /// The same config on all ranks, for sums that are not `ordered`: "" if all ranks see the same weights to the bit,
 /// losses are within `bound` of the reference, relatively, and norms within 5 * bound. All ranks call it.
