@@ -23,14 +23,14 @@ struct StepScalars {
   double norm_limit = 0;       // the same for the gradient norm
 
   // Written by the step itself.
-  ExactSum loss_sum;          // sum of target losses of the step (leaf: one sequence)
+  ExactSum loss_sum;  // sum of target losses of the step (leaf: one sequence)
   // What ranks have to say of themselves; beside loss_sum, with which they are summed over ranks.
   int64_t stop_requests = 0;   // got a signal to stop
   int64_t save_requests = 0;   // want a checkpoint behind this step
   int64_t shards_written = 0;  // have written their share of the checkpoint at hand, or failed to
-  ExactSum squared_norm;      // of the gradient (leaf: 1,024 elements)
-  double loss = 0;            // mean loss
-  double gradient_norm = 0;   // before clipping
+  ExactSum squared_norm;       // of the gradient (leaf: 1,024 elements)
+  double loss = 0;             // mean loss
+  double gradient_norm = 0;    // before clipping
   float clip_factor = 1;
   int32_t apply = 1;  // 0: skip this update
 };
