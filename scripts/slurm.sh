@@ -18,7 +18,8 @@
 #   cpus-per-task                    cores for the loader and NCCL's threads. With device cpu they compute: the script
 #                                    sets parallel.threads to them.
 #   signal                           SIGUSR1 to all ranks five minutes before the time is up: they finish the step at
-#                                    hand and write the weights. More, where a step or the weights take longer.
+#                                    hand and write checkpoint and weights. More, where a step or the writing takes
+#                                    longer. Submitted again, the run goes on, also on another number of nodes.
 #   kill-on-bad-exit                 once a rank has failed, Slurm ends what Dither has not ended already.
 #SBATCH --job-name=dither
 #SBATCH --nodes=2

@@ -25,7 +25,8 @@ std::string weights_file(const std::string& file_or_run) {
     const fs::path inside = path / "weights.safetensors";
     if (fs::exists(inside, unknown)) return inside.string();
     throw Error(file_or_run +
-                " has no weights.safetensors: training writes it when it ends; name a finished run or a file");
+                " has no weights.safetensors: training writes it when it ends; name a finished run or a file, or make "
+                "one of a checkpoint (dither checkpoint consolidate --weights)");
   }
   if (fs::exists(path, unknown)) return file_or_run;
   throw Error(file_or_run + " does not exist: needs a run's folder or its weights.safetensors");

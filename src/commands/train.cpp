@@ -24,8 +24,10 @@ void add_train_command(CLI::App& app) {
   add_set_option(*command, options->assignments);
   command->add_flag("--overwrite", options->train.overwrite, "Delete an earlier run of the same name");
   command->footer(
-      "Leaves runs/<name>/ with config.json, metrics.jsonl, log.txt and weights.safetensors.\n"
-      "Ctrl-C (SIGINT), SIGTERM and SIGUSR1 end the run after the step at hand, with its weights written.\n\n"
+      "Leaves runs/<name>/ with config.json, metrics.jsonl, log.txt, checkpoints/ and weights.safetensors.\n"
+      "A run of this name that was interrupted goes on from its newest good checkpoint (checkpoint.resume).\n"
+      "Ctrl-C (SIGINT), SIGTERM and SIGUSR1 end the run after the step at hand, with checkpoint and weights "
+      "written.\n\n"
       "Examples:\n"
       "  dither train configs/quickstart.json --set name=slower --set optimizer.learning_rate=1e-3\n"
       "  mpirun -np 8 dither train configs/gpt2-124m.json --set parallel.zero_stage=1");
