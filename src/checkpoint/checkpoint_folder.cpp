@@ -92,7 +92,7 @@ void verify_shard(const std::string& path, const ShardRecord& record, ReadFrom f
   }
   if (from == ReadFrom::disk) file.forget();
   Checksum checksum;
-  std::vector<char> buffer(kReadBytes);
+  std::vector<char> buffer(std::min(kReadBytes, static_cast<size_t>(record.bytes) + 1));
   for (size_t count = file.read(buffer.data(), buffer.size()); count > 0;
        count = file.read(buffer.data(), buffer.size())) {
     checksum.add(buffer.data(), count);
@@ -152,8 +152,7 @@ NewCheckpoint::NewCheckpoint(FileSystem& files, const std::string& path)
 
 void NewCheckpoint::begin(int64_t bytes) {
   const std::string folder = folder_.empty() ? "." : folder_;
-  files_.make_folder(folder);
-  files_.sync_folder(fs::path(folder).parent_path().string());  // the name of the folder itself
+  make_durable_folder(files_, folder);
   files_.remove(partial_);
   const int64_t free = files_.free_bytes(folder), needed = bytes + kSpareBytes;
   if (free < needed) {
@@ -174,10 +173,16 @@ void NewCheckpoint::commit(const Manifest& manifest) {
     file->sync();
   }
   files_.sync_folder(partial_);
+  const std::string earlier = path_ + std::string(kRemoved);
   std::error_code unknown;  // then renaming says why
-  if (fs::exists(path_, unknown)) remove_checkpoint(files_, {manifest.training.step, path_});
+  const bool replaces = fs::exists(path_, unknown);
+  if (replaces) {
+    files_.remove(earlier);
+    files_.rename(path_, earlier);
+  }
   files_.rename(partial_, path_);
   files_.sync_folder(folder_);
+  if (replaces) files_.remove(earlier);
 }
 
 void NewCheckpoint::discard() noexcept {

@@ -56,7 +56,8 @@ class NewCheckpoint {
 
   /// Makes the partial folder, empty; needs `bytes` of free space. Throws Error.
   void begin(int64_t bytes);
-  /// All files are in it and synced: the manifest, and the name. A finished checkpoint of the same step is replaced.
+  /// All files are in it and synced: the manifest, and the name. A finished checkpoint of the same step is replaced:
+  /// a run that passed over it because it is damaged has come to its step again.
   void commit(const Manifest& manifest);
   /// Removes what there is of it. Does not throw: what cannot be removed stays, and begin() of a later attempt removes
   /// it.

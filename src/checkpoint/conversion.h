@@ -2,8 +2,7 @@
 // exact.
 //
 //   weight        the FP32 value that the whole state stands for (WeightRule::full, to nearest where that has more
-//   digits),
-//                 stored anew as if drawn (WeightRule::initial)
+//                 digits), stored anew as if drawn (WeightRule::initial)
 //   first moment  its value, to nearest where it becomes BF16
 //   second moment v + dv, rounded to FP32; to nearest where it becomes BF16; (v, dv) takes both halves
 #pragma once

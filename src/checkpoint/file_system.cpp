@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <vector>
 
 #include "base/error.h"
 
@@ -101,6 +102,21 @@ class Disk final : public FileSystem {
 FileSystem& disk() {
   static Disk the_disk;
   return the_disk;
+}
+
+void make_durable_folder(FileSystem& files, const std::string& path) {
+  const auto above = [](const std::string& name) { return fs::path(name).parent_path().string(); };
+  const auto there_is = [](const std::string& name) {
+    std::error_code unknown;  // then making it says why
+    return name.empty() || fs::exists(name, unknown);
+  };
+  std::vector<std::string> parents = {above(path)};
+  while (!there_is(parents.back())) parents.push_back(above(parents.back()));
+  // A folder that has long been there may lie in one that its user cannot read, as a home may.
+  const bool is_old = there_is(path) && access(parents[0].empty() ? "." : parents[0].c_str(), R_OK) != 0;
+  files.make_folder(path);
+  if (is_old) return;
+  for (const std::string& parent : parents) files.sync_folder(parent);
 }
 
 }  // namespace dither

@@ -40,4 +40,7 @@ class FileSystem {
 /// The machine's own.
 FileSystem& disk();
 
+/// Makes a folder, with those above it, and syncs where their names are: it outlives a crash of the machine.
+void make_durable_folder(FileSystem& files, const std::string& path);
+
 }  // namespace dither

@@ -126,7 +126,8 @@ class Loader {
 }  // namespace
 
 void load_state(const std::string& checkpoint, const Manifest& manifest, const Config& saved, const Config& config,
-                const ParameterTable& table, Optimizer& optimizer, Backend& backend, Stream stream) {
+                const ParameterTable& table, Optimizer& optimizer, Backend& backend, Stream stream,
+                const std::function<void()>& progress) {
   Loader loader(checkpoint, manifest, saved, config, table, backend, stream);
   loader.check(manifest);
   std::vector<const OwnedPart*> parts;
@@ -140,7 +141,10 @@ void load_state(const std::string& checkpoint, const Manifest& manifest, const C
     views.back().at(static_cast<size_t>(kind)) = array.view;
   }
   for (size_t i = 0; i < parts.size(); ++i) {
-    for (const Segment& segment : parts[i]->segments) loader.load(segment, views[i]);
+    for (const Segment& segment : parts[i]->segments) {
+      loader.load(segment, views[i]);
+      if (progress) progress();
+    }
   }
   backend.synchronize(stream);
 }

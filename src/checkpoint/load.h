@@ -3,6 +3,7 @@
 // rank holds more than its own.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "kernels/backend.h"
@@ -15,7 +16,9 @@ namespace dither {
 /// Sets every element that `optimizer` owns. Where `saved`, the config in the manifest, stores parameters otherwise
 /// than `config` (another strategy, moments or fp32_parameters), values are converted (conversion.h). Throws Error,
 /// before anything is set: a parameter missing, left over or of another shape, elements missing or twice, another type.
+/// `progress` is called now and then.
 void load_state(const std::string& checkpoint, const Manifest& manifest, const Config& saved, const Config& config,
-                const ParameterTable& table, Optimizer& optimizer, Backend& backend, Stream stream);
+                const ParameterTable& table, Optimizer& optimizer, Backend& backend, Stream stream,
+                const std::function<void()>& progress = {});
 
 }  // namespace dither

@@ -1,3 +1,5 @@
+// Reading is strict: what a later program has added, what somebody has edited, and what a disk has damaged must be
+// heard, and not half understood.
 #include "src/checkpoint/manifest.h"
 
 #include <fmt/format.h>
@@ -96,8 +98,8 @@ class Reader {
 
  private:
   static std::string shown_value(const Json& value) {
-    return value.is_structured() ? "a list or an object"
-                                 : shown(value.dump(-1, ' ', true, Json::error_handler_t::replace));
+    if (value.is_structured()) return "a list or an object";
+    return value.is_string() ? shown(value.get<std::string>()) : value.dump();
   }
 
   const Json& object_;
@@ -196,7 +198,9 @@ TrainingState training_of(Reader& manifest, const std::string& origin) {
 
 Json json_of(const ShardRecord& shard) {
   Json ranges = Json::object();
-  for (const StateRange& range : shard.ranges) ranges[range.tensor()] = {range.begin, range.end};
+  // Behind the others at once: [] would look for the key among all that are there.
+  auto& entries = ranges.get_ref<Json::object_t&>();
+  for (const StateRange& range : shard.ranges) entries.emplace_back(range.tensor(), Json{range.begin, range.end});
   return {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", checksum_text(shard.checksum)}, {"ranges", ranges}};
 }
 

@@ -66,6 +66,10 @@ const std::byte* StateMap::data(const std::string& tensor, DType type, const Pla
   std::unique_ptr<File>& file = files_[place.shard];
   const std::string path = checkpoint_ + "/" + manifest_.shards[place.shard].file;
   if (!file) file = std::make_unique<File>(path);
+  const size_t listed = manifest_.shards[place.shard].ranges.size();
+  if (file->tensors.size() != listed) {
+    throw Error(fmt::format("{}: has {} tensors, {} says {}", path, file->tensors.size(), kManifestName, listed));
+  }
   const auto found = file->tensors.find(tensor);
   if (found == file->tensors.end()) {
     throw Error(fmt::format("{}: has no tensor {}, which {} says it has", path, tensor, kManifestName));

@@ -6,7 +6,9 @@
 
 #include <exception>
 #include <functional>
-#include <utility>  // exchange, move
+#include <new>           // bad_alloc
+#include <system_error>  // of threads
+#include <utility>       // exchange, move
 
 #include "base/commit.h"
 #include "base/error.h"
@@ -100,13 +102,22 @@ void Checkpoints::save(const TrainingState& state) {
     return WrittenShard{std::move(record), seconds_since(start)};
   };
   if (config_.async) {
-    const Clock::time_point copy = Clock::now();
-    shard_.copy_to_host();
-    attempt_->copy_seconds = seconds_since(copy);
-    attempt_->shard = std::async(std::launch::async, [write] {
-      step_back();
-      return write();
-    });
+    try {
+      const Clock::time_point copy = Clock::now();
+      shard_.copy_to_host();
+      attempt_->copy_seconds = seconds_since(copy);
+      attempt_->shard = std::async(std::launch::async, [write] {
+        step_back();
+        return write();
+      });
+    } catch (const std::bad_alloc&) {
+      attempt_->shard =
+          failed_shard(fmt::format("{} bytes of host memory cannot be had for the copy\n       cure: "
+                                   "checkpoint.async=false",
+                                   shard_.bytes()));
+    } catch (const std::system_error& e) {
+      attempt_->shard = failed_shard(fmt::format("no thread can be started to write it: {}", e.what()));
+    }
     attempt_->stall_seconds = seconds_since(begin);
     return;
   }
@@ -116,6 +127,13 @@ void Checkpoints::save(const TrainingState& state) {
   task();
   waited_for_ = false;
   conclude();
+}
+
+/// As if writing had failed: it is told when all ranks conclude.
+std::future<Checkpoints::WrittenShard> Checkpoints::failed_shard(const std::string& why) {
+  std::promise<WrittenShard> failed;
+  failed.set_exception(std::make_exception_ptr(Error(why)));
+  return failed.get_future();
 }
 
 /// All ranks, each of which has written its shard or is to wait until it has.
@@ -137,18 +155,16 @@ void Checkpoints::conclude() {
   }
   waited_for_ = false;
   const std::vector<std::string> texts = control_.all_gather(mine);
-  Manifest manifest;
   for (size_t rank = 0; rank < texts.size(); ++rank) {
-    if (texts[rank][0] != kFailed) {
-      manifest.shards.push_back(parse_shard_record(texts[rank]));
-      continue;
-    }
+    if (texts[rank][0] != kFailed) continue;
     newest_step_ = 0;
     if (control_.rank() == 0) attempt.folder.discard();
     const std::string whose = texts.size() > 1 ? fmt::format("rank {}: ", rank) : "";
     return fail(step, whose + texts[rank].substr(1));
   }
   if (control_.rank() != 0) return;
+  Manifest manifest;
+  for (const std::string& text : texts) manifest.shards.push_back(parse_shard_record(text));
   manifest.training = attempt.state;
   manifest.config = to_json(engine_.config());
   manifest.commit = dither::commit();

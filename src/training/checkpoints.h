@@ -80,6 +80,7 @@ class Checkpoints {
     std::future<void> cleaned;  // it has been read back, and old ones are gone
   };
 
+  static std::future<WrittenShard> failed_shard(const std::string& why);
   void save(const TrainingState& state);
   void conclude();
   void start_commit(const Attempt& attempt, Manifest manifest, double write_seconds, Clock::time_point begin);

@@ -91,7 +91,7 @@ std::vector<DifferingKey> differing(const Config& there, const Config& here,
 // How work is shared out may change at every resume: a checkpoint belongs to no number of ranks. What is only looked at
 // changes no state.
 bool decides_state(const std::string& path) {
-  return !begins_with(path, "parallel.") && !begins_with(path, "evaluation.");
+  return !begins_with(path, "parallel.") && !begins_with(path, "evaluation.") && path != "data.validation";
 }
 bool is_precision(const std::string& path) { return begins_with(path, "precision."); }
 
@@ -101,6 +101,7 @@ bool is_precision(const std::string& path) { return begins_with(path, "precision
 
 /// A run that was killed before its first checkpoint begins again, if it is the same.
 void demand_same_run(const Config& config, const RunFolder& folder) {
+  if (!there_is(folder.config_path())) return;
   std::ifstream file(folder.config_path(), std::ios::binary);
   std::vector<std::string> warnings;
   const Config there = parse_config({std::istreambuf_iterator<char>(file), {}}, folder.config_path(), {}, warnings);
@@ -122,10 +123,10 @@ std::vector<std::string> named_checkpoints(const std::string& path, std::vector<
 /// Going back in a run would leave the checkpoints of the steps that are undone, and `auto` would take them.
 void demand_newest(const std::string& path, const std::vector<CheckpointEntry>& own) {
   if (own.empty() || fs::weakly_canonical(own.back().path) == fs::weakly_canonical(path)) return;
-  throw Error(
-      fmt::format("checkpoint.resume: {} is not this run's newest, which is {}\n       cures: --set name=... to begin "
-                  "another run from it, or remove the later ones",
-                  path, own.back().path));
+  throw Error(fmt::format(
+      "checkpoint.resume: {} is not this run's newest, which is {}\n       cures: checkpoint.resume=auto to "
+      "go on from that, --set name=... to begin another run from this one, or remove the later ones",
+      path, own.back().path));
 }
 
 Candidates look(const Config& config, const RunFolder& folder, bool overwrite) {

@@ -1,9 +1,10 @@
 #include "src/training/run_folder.h"
 
 #include <filesystem>
-#include <fstream>
+#include <memory>
 
 #include "base/error.h"
+#include "src/checkpoint/file_system.h"
 
 namespace dither {
 
@@ -11,9 +12,19 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr const char* kPartial = ".partial";
+
 bool there_is(const std::string& path) {
   std::error_code unknown;  // what cannot be looked at shows when it is used
   return fs::exists(path, unknown);
+}
+
+/// With the folders above it, each of them synced: checkpoints are worth nothing in a folder without a name.
+void make_durably(const fs::path& folder) {
+  if (folder.empty() || there_is(folder.string())) return;
+  make_durably(folder.parent_path());
+  fs::create_directory(folder);
+  disk().sync_folder(folder.parent_path().string());
 }
 
 }  // namespace
@@ -21,7 +32,7 @@ bool there_is(const std::string& path) {
 RunFolder::RunFolder(const Config& config) : path_(config.logging.directory + "/" + config.name) {}
 
 bool RunFolder::exists() const { return there_is(path_); }
-bool RunFolder::holds_run() const { return there_is(config_path()); }
+bool RunFolder::holds_run() const { return there_is(config_path()) || there_is(checkpoints_path()); }
 bool RunFolder::holds_weights() const { return there_is(weights_path()); }
 
 void RunFolder::lock() {
@@ -35,13 +46,14 @@ void RunFolder::lock() {
 // Only a folder that a run made is emptied: whatever else bears the name is the user's own. The lock stays.
 void RunFolder::create(const Config& config) {
   try {
-    if (exists() && !holds_run()) {
-      for (const auto& entry : fs::directory_iterator(path_)) {
-        if (entry.path().filename() == kFolderLockName) continue;
+    if (exists() && !there_is(config_path())) {
+      for (const auto& entry : fs::directory_iterator(path_)) {  // a run that died at once has left no more than these
+        const std::string name = entry.path().filename().string();
+        if (name == kFolderLockName || path_ + "/" + name == config_path() + kPartial) continue;
         throw Error(path_ + " is not the folder of a run (it has no config.json): not overwritten");
       }
     }
-    fs::create_directories(path_);
+    make_durably(path_);
     lock();
     for (const auto& entry : fs::directory_iterator(path_)) {
       if (entry.path().filename() != kFolderLockName) fs::remove_all(entry.path());
@@ -61,15 +73,16 @@ void RunFolder::keep_algorithms(const std::string& json) const {
   if (!json.empty()) write(path_ + "/algorithms.json", json);
 }
 
-/// Whole or not at all: a run that is killed here can still be resumed.
+/// Whole or not at all, and durable: a run that is killed here, or loses its machine, can still be resumed.
 void RunFolder::write(const std::string& path, const std::string& text) const {
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial);
-  file << text;
-  file.close();
-  std::error_code failed;
-  if (file) fs::rename(partial, path, failed);
-  if (!file || failed) throw Error(path + " cannot be written: is the disk full?");
+  const std::string partial = path + kPartial;
+  {
+    const std::unique_ptr<OutputFile> file = disk().create(partial);
+    file->write(text.data(), static_cast<int64_t>(text.size()));
+    file->sync();
+  }
+  disk().rename(partial, path);
+  disk().sync_folder(path_);
 }
 
 }  // namespace dither

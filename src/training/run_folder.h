@@ -16,7 +16,7 @@ class RunFolder {
   explicit RunFolder(const Config& config);
 
   bool exists() const;
-  /// Whether a run has begun here: only such a folder is ever overwritten.
+  /// Whether a run has begun here.
   bool holds_run() const;
   bool holds_weights() const;
   std::string weights_path() const { return path_ + "/weights.safetensors"; }
@@ -29,7 +29,7 @@ class RunFolder {
   /// Keeps other runs out for as long as this lives. Where the folder exists. Throws Error when one is at work in it.
   void lock();
   /// Makes the folder and locks it; what an earlier run has left is deleted. Throws Error when the disk refuses, and
-  /// for a folder that is no run's.
+  /// for a folder that is no run's: it has no config.json.
   void create(const Config& config);
   /// Goes on in the folder, with this config.
   void reopen(const Config& config);

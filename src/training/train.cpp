@@ -122,7 +122,8 @@ class Run {
       if (result.verdict.skipped) report_skip(result);
       if (result.record.step == first_step_) keep_algorithms();
       if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
-      checkpoints_.after_step(result, trainer_.state());
+      // Too many skips end the run: a checkpoint of them would end whatever resumes from it.
+      if (!trainer_.must_stop()) checkpoints_.after_step(result, trainer_.state());
       report_checkpoints();
     }
     finish(std::chrono::duration<double>(Clock::now() - begin).count());
@@ -140,7 +141,7 @@ class Run {
     const ResumePoint& point = *beginning_.resume;
     engine_.phase("loading " + point.path);
     load_state(point.path, point.manifest, point.config, config_, engine_.table(), engine_.optimizer(),
-               engine_.backend(), engine_.stream());
+               engine_.backend(), engine_.stream(), [this] { ranks_.control().at_work(); });
     engine_.publish_weights();
     trainer_.restore(point.manifest.training);
     first_step_ = trainer_.steps_done() + 1;
@@ -272,8 +273,9 @@ class Run {
           fmt::format("stopped by {} after step {} of {}", by, with_commas(step), with_commas(config_.steps)));
     }
     report_communication(seconds);
-    progress_->say(fmt::format("{} steps in {}, {} skipped; weights in {}", with_commas(step), duration_text(seconds),
-                               trainer_.skipped_steps(), folder_.weights_path()));
+    progress_->say(fmt::format("{} steps in {}, {} skipped{}; weights in {}", with_commas(step - first_step_ + 1),
+                               duration_text(seconds), trainer_.skipped_steps(), first_step_ > 1 ? " in all" : "",
+                               folder_.weights_path()));
   }
 
   void report_communication(double seconds) {
