@@ -113,9 +113,9 @@ void make_durable_folder(FileSystem& files, const std::string& path) {
   std::vector<std::string> parents = {above(path)};
   while (!there_is(parents.back())) parents.push_back(above(parents.back()));
   // A folder that has long been there may lie in one that its user cannot read, as a home may.
-  const bool is_old = there_is(path) && access(parents[0].empty() ? "." : parents[0].c_str(), R_OK) != 0;
+  const bool out_of_reach = there_is(path) && access(parents[0].empty() ? "." : parents[0].c_str(), R_OK) != 0;
   files.make_folder(path);
-  if (is_old) return;
+  if (out_of_reach) return;
   for (const std::string& parent : parents) files.sync_folder(parent);
 }
 

@@ -19,7 +19,7 @@ struct Signs {
   std::string name = {};   // "rank 2 (node7, pid 123)"
   std::string phase = {};  // "step 12: backward"; "": none yet
   int64_t progress = 0;    // phases begun
-  double still = 0;        // seconds since the last of either
+  double still = 0;        // seconds since it began the last, or last said to be at work
   double silent = 0;       // seconds since its last sign of life
   int64_t work = 0;        // times that it said to be at work within its phase
 };

@@ -23,7 +23,8 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// Linux counts niceness by thread: where cores are few, they compute first.
+/// Linux counts niceness by thread: where cores are few, they compute first. A wish, so nobody looks whether it came
+/// true.
 void step_back() {
   constexpr int kNice = 10;
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);

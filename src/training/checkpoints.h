@@ -48,8 +48,7 @@ class Checkpoints {
 
   /// Behind each step, all ranks. Saves if one is due at this step or was asked for with it.
   void after_step(const StepResult& result, const TrainingState& state);
-  /// At the end: waits until all is on the disk. `last_state`: saves that too, unless it has
-  /// been.
+  /// At the end: waits until all is on the disk. `last_state`: saves that too, unless it has been.
   void finish(const TrainingState& state, bool last_state);
 
   /// The step of the newest state that this run has saved or begun to, or was resumed from; 0: none.

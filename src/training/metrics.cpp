@@ -6,9 +6,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>  // exchange
 
@@ -47,6 +49,18 @@ int open_to_append(const std::string& path) {
 }
 
 }  // namespace
+
+bool has_ended(const std::string& metrics_path, int64_t step) {
+  constexpr std::streamoff kLongestEnd = 4096;
+  std::ifstream file(metrics_path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = file.tellg();
+  file.seekg(std::max<std::streamoff>(0, size - kLongestEnd));
+  std::string line, last;
+  while (std::getline(file, line)) last = line;
+  std::string begin = text_of({{"event", "end"}, {"step", step}});  // as end() writes it, but for what follows
+  begin.back() = ',';
+  return last.rfind(begin, 0) == 0;
+}
 
 MetricsLog::MetricsLog(const std::string& path) : path_(path), descriptor_(open_to_append(path)) {
   char last = '\n';

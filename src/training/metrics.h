@@ -41,6 +41,10 @@ struct CheckpointEvent {
   double write_seconds = 0;  // to the disk, synced
 };
 
+/// Whether the last line of a metrics.jsonl says that the run has ended behind this step: only then are the weights
+/// beside it those of this step. False where there is none.
+bool has_ended(const std::string& metrics_path, int64_t step);
+
 class MetricsLog {
  public:
   /// Appends to the file, behind whole lines: one that a kill has cut is ended first. Throws Error when the file cannot

@@ -18,6 +18,7 @@
 #include "src/checkpoint/state_tensors.h"
 #include "src/config/computation.h"  // value_text()
 #include "src/config/study.h"        // differing_keys()
+#include "src/training/metrics.h"    // has_ended()
 
 namespace dither {
 
@@ -101,7 +102,6 @@ bool is_precision(const std::string& path) { return begins_with(path, "precision
 
 /// A run that was killed before its first checkpoint begins again, if it is the same.
 void demand_same_run(const Config& config, const RunFolder& folder) {
-  if (!there_is(folder.config_path())) return;
   std::ifstream file(folder.config_path(), std::ios::binary);
   std::vector<std::string> warnings;
   const Config there = parse_config({std::istreambuf_iterator<char>(file), {}}, folder.config_path(), {}, warnings);
@@ -170,7 +170,8 @@ Candidates look(const Config& config, const RunFolder& folder, bool overwrite) {
   }
   demand_same_run(config, folder);
   c.again = true;
-  c.found.push_back(folder.path() + " holds a run that ended before its first checkpoint: it begins again at step 1");
+  c.found.push_back(fmt::format("{} holds a run that ended before its first checkpoint: it begins again {}",
+                                folder.path(), named ? "behind the checkpoint that is named" : "at step 1"));
   if (named) {
     c.paths = named_checkpoints(resume, c.found);
     c.on_purpose = true;
@@ -203,14 +204,16 @@ void compare(const Config& config, const std::string& data, const ResumePoint& p
              Beginning& beginning) {
   const std::vector<DifferingKey> precision = differing(point.config, config, is_precision);
   if (!precision.empty() && !config.checkpoint.allow_strategy_change) {
-    throw Error(
-        fmt::format("{}: it is of another precision strategy: {}\n       cure: checkpoint.allow_strategy_change=true "
-                    "converts its state (docs/checkpoint-format.md says what is exact), or the same strategy",
-                    point.path, keys_text(precision)));
+    throw Error(fmt::format(
+        "{}: it was written under another precision section: {}\n       cure: checkpoint.allow_strategy_change=true "
+        "converts its state (docs/checkpoint-format.md says what is exact), or the same strategy",
+        point.path, keys_text(precision)));
   }
-  if (!precision.empty()) beginning.warnings.push_back("the state is converted: " + keys_text(precision));
-  const std::vector<DifferingKey> others = differing(
-      point.config, config, [](const std::string& path) { return decides_state(path) && !is_precision(path); });
+  if (!precision.empty())
+    beginning.warnings.push_back("the state is taken over into another precision section: " + keys_text(precision));
+  const std::vector<DifferingKey> others = differing(point.config, config, [](const std::string& path) {
+    return decides_state(path) && !is_precision(path) && path != "data.train";  // what is in it counts, not where it is
+  });
   std::vector<std::string> differences;
   if (!others.empty()) differences.push_back("another config: " + keys_text(others));
   if (data != point.manifest.data) differences.push_back("other training data");
@@ -266,8 +269,11 @@ Beginning find_beginning(const Config& config, const RunFolder& folder, const st
     warning += fmt::format("; resuming from {} instead", fs::path(beginning.resume->path).filename().string());
   }
   compare(config, data, *beginning.resume, candidates.on_purpose, beginning);
-  beginning.complete =
-      candidates.own && beginning.resume->manifest.training.step == config.steps && folder.holds_weights();
+  const int64_t step = beginning.resume->manifest.training.step;
+  if (candidates.own && step == config.steps) {
+    const bool complete = control.rank() == 0 && folder.holds_weights() && has_ended(folder.metrics_path(), step);
+    beginning.complete = control.broadcast(complete ? "yes" : "") == "yes";
+  }
   return beginning;
 }
 

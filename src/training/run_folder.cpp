@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "src/checkpoint/checkpoint_folder.h"
 #include "src/checkpoint/file_system.h"
 
 namespace dither {
@@ -19,20 +20,15 @@ bool there_is(const std::string& path) {
   return fs::exists(path, unknown);
 }
 
-/// With the folders above it, each of them synced: checkpoints are worth nothing in a folder without a name.
-void make_durably(const fs::path& folder) {
-  if (folder.empty() || there_is(folder.string())) return;
-  make_durably(folder.parent_path());
-  fs::create_directory(folder);
-  disk().sync_folder(folder.parent_path().string());
-}
-
 }  // namespace
 
 RunFolder::RunFolder(const Config& config) : path_(config.logging.directory + "/" + config.name) {}
 
 bool RunFolder::exists() const { return there_is(path_); }
-bool RunFolder::holds_run() const { return there_is(config_path()) || there_is(checkpoints_path()); }
+bool RunFolder::holds_run() const {
+  return there_is(config_path()) || (there_is(checkpoints_path()) &&
+                                     !list_checkpoints(checkpoints_path()).empty());  // somebody may lose the first
+}
 bool RunFolder::holds_weights() const { return there_is(weights_path()); }
 
 void RunFolder::lock() {
@@ -43,8 +39,9 @@ void RunFolder::lock() {
   lock_.emplace(path_, FolderLockOptions{.refusal = refusal});
 }
 
-// Only a folder that a run made is emptied: whatever else bears the name is the user's own. The lock stays.
-void RunFolder::create(const Config& config) {
+// Only a folder that a run made is emptied: whatever else bears the name is the user's own. The lock stays, and so does
+// the config until another takes its place: who is killed here can begin again.
+void RunFolder::create(const Config& config, bool overwrite) {
   try {
     if (exists() && !there_is(config_path())) {
       for (const auto& entry : fs::directory_iterator(path_)) {  // a run that died at once has left no more than these
@@ -53,10 +50,16 @@ void RunFolder::create(const Config& config) {
         throw Error(path_ + " is not the folder of a run (it has no config.json): not overwritten");
       }
     }
-    make_durably(path_);
+    make_durable_folder(disk(), path_);  // checkpoints are worth nothing in a folder without a name
     lock();
+    if (!overwrite && holds_run()) {
+      throw Error(path_ +
+                  " exists: another run has begun and ended there in the meantime\n       cures: start again to " +
+                  "see what it holds, or another name (--set name=...)");
+    }
+    for (const CheckpointEntry& entry : list_checkpoints(checkpoints_path())) remove_checkpoint(disk(), entry);
     for (const auto& entry : fs::directory_iterator(path_)) {
-      if (entry.path().filename() != kFolderLockName) fs::remove_all(entry.path());
+      if (entry.path().filename() != kFolderLockName && entry.path() != config_path()) fs::remove_all(entry.path());
     }
   } catch (const fs::filesystem_error& e) {
     throw Error(path_ + ": the run's folder cannot be made: " + e.code().message());

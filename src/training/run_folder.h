@@ -28,9 +28,9 @@ class RunFolder {
 
   /// Keeps other runs out for as long as this lives. Where the folder exists. Throws Error when one is at work in it.
   void lock();
-  /// Makes the folder and locks it; what an earlier run has left is deleted. Throws Error when the disk refuses, and
-  /// for a folder that is no run's: it has no config.json.
-  void create(const Config& config);
+  /// Makes the folder and locks it; what an earlier run has left is deleted if `overwrite`. Throws Error when the disk
+  /// refuses, for a folder that is no run's (it has no config.json), and for another run's without `overwrite`.
+  void create(const Config& config, bool overwrite);
   /// Goes on in the folder, with this config.
   void reopen(const Config& config);
 

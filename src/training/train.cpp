@@ -162,7 +162,7 @@ class Run {
 
   void open_folder(const TrainOptions& options) {
     const bool goes_on = beginning_.again || (beginning_.resume && in_own_folder(beginning_.resume->path));
-    goes_on ? folder_.reopen(config_) : folder_.create(config_);
+    goes_on ? folder_.reopen(config_) : folder_.create(config_, options.overwrite);
     metrics_.emplace(folder_.metrics_path());
     checkpoints_.before_commit([this] { metrics_->sync(); });  // what it cannot write, it says itself
     progress_.emplace(config_, folder_.log_path());

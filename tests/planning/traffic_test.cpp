@@ -129,7 +129,7 @@ TEST_CASE("what is sent at each stage follows the textbook's formulas") {
   REQUIRE(rehearsed(3).sent(Purpose::gradients) == 2 * others * 4);
   REQUIRE(rehearsed(3).sent(Purpose::weights) == gathered / ranks * (ranks - 1) * 2);
   REQUIRE(rehearsed(3).sent(Purpose::scalars) ==
-          2 * (ranks - 1) * (2 * 7 + 1) * 8 / ranks);  // two exact sums, one count
+          2 * (ranks - 1) * (2 * 7 + 3) * 8 / ranks);  // two exact sums, three counts
 }
 
 }  // namespace dither

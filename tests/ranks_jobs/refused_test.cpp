@@ -116,7 +116,7 @@ TEST_CASE("a config that one rank cannot read ends all") {
 TEST_CASE("a run folder that rank 0 cannot make ends all") {
   const JobPlace place;
   write_file(place / "file", "");
-  const std::string reason = "file/c: the run's folder cannot be made: Not a directory";
+  const std::string reason = "file/c: cannot be made: Not a directory";
   const std::string error =
       refusal(place, "environment", "rank 0: error: " + reason, {"--set", "logging.directory=file"});
   CHECK(learned(error, 1, "rank 0 failed: " + reason));
@@ -126,8 +126,9 @@ TEST_CASE("a run folder that rank 0 cannot make ends all") {
 TEST_CASE("an earlier run's folder is refused by rank 0 for all") {
   const JobPlace place;
   std::filesystem::create_directories(place / "kept/c");
-  const std::string error =
-      refusal(place, "environment", "rank 0: error: kept/c exists", {"--set", "logging.directory=kept"});
+  write_file(place / "kept/c/config.json", "{}");
+  const std::string error = refusal(place, "environment", "rank 0: error: kept/c exists",
+                                    {"--set", "logging.directory=kept", "--set", "checkpoint.resume=never"});
   CHECK(learned(error, 1, "rank 0 failed: kept/c exists"));
 }
 
