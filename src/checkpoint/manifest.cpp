@@ -17,7 +17,8 @@ namespace dither {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;             // as read: keys are looked up fast
+using Ordered = nlohmann::ordered_json;  // as written
 
 constexpr int kDeepest = 32;                // of nested JSON; a config has four levels
 constexpr int64_t kMostSteps = 4294967295;  // as the config has it
@@ -196,11 +197,11 @@ TrainingState training_of(Reader& manifest, const std::string& origin) {
   return state;
 }
 
-Json json_of(const ShardRecord& shard) {
-  Json ranges = Json::object();
+Ordered json_of(const ShardRecord& shard) {
+  Ordered ranges = Ordered::object();
   // Behind the others at once: [] would look for the key among all that are there.
-  auto& entries = ranges.get_ref<Json::object_t&>();
-  for (const StateRange& range : shard.ranges) entries.emplace_back(range.tensor(), Json{range.begin, range.end});
+  auto& entries = ranges.get_ref<Ordered::object_t&>();
+  for (const StateRange& range : shard.ranges) entries.emplace_back(range.tensor(), Ordered{range.begin, range.end});
   return {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", checksum_text(shard.checksum)}, {"ranges", ranges}};
 }
 
@@ -215,11 +216,11 @@ ShardRecord parse_shard_record(const std::string& text) {
 
 std::string to_text(const Manifest& m) {
   const TrainingState& t = m.training;
-  const Json guards = {{"losses", t.losses},
-                       {"norms", t.norms},
-                       {"skipped_steps", t.skipped_steps},
-                       {"skipped_in_a_row", t.skipped_in_a_row}};
-  const std::vector<std::pair<const char*, Json>> keys = {
+  const Ordered guards = {{"losses", t.losses},
+                          {"norms", t.norms},
+                          {"skipped_steps", t.skipped_steps},
+                          {"skipped_in_a_row", t.skipped_in_a_row}};
+  const std::vector<std::pair<const char*, Ordered>> keys = {
       {"format", kCheckpointFormat},
       {"version", kCheckpointVersion},
       {"step", t.step},
@@ -229,11 +230,11 @@ std::string to_text(const Manifest& m) {
       {"commit", m.commit},
       {"arithmetic", m.arithmetic},
       {"data", m.data},
-      {"config", Json::parse(m.config)},
-      {"algorithms", m.algorithms.empty() ? Json(nullptr) : Json::parse(m.algorithms)}};
+      {"config", Ordered::parse(m.config)},
+      {"algorithms", m.algorithms.empty() ? Ordered(nullptr) : Ordered::parse(m.algorithms)}};
   std::string text = "{\n";
   for (const auto& [key, value] : keys) {
-    text += fmt::format("\"{}\": {},\n", key, value.dump(-1, ' ', false, Json::error_handler_t::replace));
+    text += fmt::format("\"{}\": {},\n", key, value.dump(-1, ' ', false, Ordered::error_handler_t::replace));
   }
   std::vector<std::string> shards;
   for (const ShardRecord& shard : m.shards) shards.push_back(json_of(shard).dump());

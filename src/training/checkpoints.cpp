@@ -12,6 +12,7 @@
 
 #include "base/commit.h"
 #include "base/error.h"
+#include "base/free_memory.h"
 
 namespace dither {
 
@@ -73,6 +74,30 @@ void Checkpoints::finish(const TrainingState& state, bool last_state) {
 }
 
 std::vector<CheckpointEvent> Checkpoints::take_events() { return std::exchange(events_, {}); }
+std::string Checkpoints::take_warning() { return std::exchange(warning_, {}); }
+
+/// Whether checkpoints are written beside training: as the config says, where every rank has the memory for its copy.
+/// Asked when the first one is due: by then all of the run's own memory is in use. All ranks.
+bool Checkpoints::beside_training() {
+  if (!config_.async) return false;
+  if (beside_) return *beside_;
+  const int64_t free = free_memory_bytes();  // below 0: unknown
+  const bool room = free < 0 || free >= shard_.bytes();
+  constexpr double kMiB = 1 << 20;
+  const std::string lack =
+      room ? ""
+           : fmt::format("{:.0f} MiB of host memory are free, the copy of the state needs {:.0f}",
+                         static_cast<double>(free) / kMiB, static_cast<double>(shard_.bytes()) / kMiB);
+  beside_ = true;
+  const std::vector<std::string> lacks = control_.all_gather(lack);
+  for (size_t rank = 0; rank < lacks.size(); ++rank) {
+    if (lacks[rank].empty()) continue;
+    beside_ = false;
+    warning_ =
+        fmt::format("checkpoint.async: rank {}: {}: checkpoints are written while training waits", rank, lacks[rank]);
+  }
+  return *beside_;
+}
 
 // One checkpoint at a time: what is under way comes to its end first.
 void Checkpoints::save(const TrainingState& state) {
@@ -81,6 +106,7 @@ void Checkpoints::save(const TrainingState& state) {
   if (attempt_) conclude();
   await_commit();
   last_save_ = begin;
+  const bool beside = beside_training();
   NewCheckpoint folder(files_, path_of(state.step));
   std::string refused;
   if (control_.rank() == 0) {
@@ -95,14 +121,14 @@ void Checkpoints::save(const TrainingState& state) {
 
   newest_step_ = state.step;
   attempt_.emplace(Attempt{.state = state, .folder = folder, .begin = begin, .shard = {}});
-  const auto write = [this, partial = folder.partial()] {
+  const auto write = [this, beside, partial = folder.partial()] {
     const Clock::time_point start = Clock::now();
-    ShardRecord record = shard_.write(files_, partial, shard_name(control_.rank()), config_.async, [this] {
+    ShardRecord record = shard_.write(files_, partial, shard_name(control_.rank()), beside, [this] {
       if (waited_for_) control_.at_work();
     });
     return WrittenShard{std::move(record), seconds_since(start)};
   };
-  if (config_.async) {
+  if (beside) {
     try {
       const Clock::time_point copy = Clock::now();
       shard_.copy_to_host();
@@ -202,8 +228,9 @@ void Checkpoints::start_commit(const Attempt& attempt, Manifest manifest, double
     clean(manifest, folder.path());
   };
   commit_->cleaned = std::async(std::launch::async, std::move(work));
-  if (!config_.async) commit_->named.wait();
-  commit_->event.stall_seconds = attempt.stall_seconds + seconds_since(config_.async ? begin : attempt.begin);
+  const bool beside = beside_training();  // asked before
+  if (!beside) commit_->named.wait();
+  commit_->event.stall_seconds = attempt.stall_seconds + seconds_since(beside ? begin : attempt.begin);
 }
 
 /// In the background: old checkpoints go, if this one is good as the disk has it.

@@ -57,6 +57,8 @@ class Checkpoints {
 
   /// What has come of attempts since the last call; rank 0 has something to tell.
   std::vector<CheckpointEvent> take_events();
+  /// That checkpoints cannot be written beside training, once; "" : nothing.
+  std::string take_warning();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -80,6 +82,7 @@ class Checkpoints {
   };
 
   static std::future<WrittenShard> failed_shard(const std::string& why);
+  bool beside_training();
   void save(const TrainingState& state);
   void conclude();
   void start_commit(const Attempt& attempt, Manifest manifest, double write_seconds, Clock::time_point begin);
@@ -102,6 +105,8 @@ class Checkpoints {
   std::optional<Attempt> attempt_;
   std::optional<Commit> commit_;
   std::vector<CheckpointEvent> events_;
+  std::optional<bool> beside_;  // whether they are written beside training, once it is known
+  std::string warning_;
   int64_t newest_step_ = 0;
   Clock::time_point last_save_ = Clock::now();
 };

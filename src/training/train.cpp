@@ -210,8 +210,9 @@ class Run {
                                  with_commas(event.step), event.path, static_cast<double>(event.bytes) / 1e6,
                                  event.seconds, event.stall_seconds));
     }
-    if (metrics_) {
-      if (const std::string warning = metrics_->take_warning(); !warning.empty()) progress_->warn(warning);
+    if (!ranks_.speaks()) return;
+    for (const std::string& warning : {checkpoints_.take_warning(), metrics_->take_warning()}) {
+      if (!warning.empty()) progress_->warn(warning);
     }
   }
 
