@@ -1,17 +1,13 @@
 #include "src/checkpoint/checkpoint_folder.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <memory>
+#include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "base/checksum.h"
@@ -25,7 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-", kPartial = ".partial", kRemoved = ".removed";
 constexpr size_t kLeastDigits = 8;
-constexpr size_t kReadBytes = size_t{8} << 20;
 constexpr int64_t kSpareBytes = int64_t{1} << 20;  // for the manifest, headers and the file system's own records
 
 /// The step in the name of a finished checkpoint; -1: another name.
@@ -51,51 +46,15 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
-class InputFile {
- public:
-  explicit InputFile(const std::string& path) : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (descriptor_ < 0) fail("be opened");
-  }
-  ~InputFile() { close(descriptor_); }
-  InputFile(const InputFile&) = delete;
-  InputFile& operator=(const InputFile&) = delete;
-
-  int64_t bytes() const {
-    struct stat status = {};
-    if (fstat(descriptor_, &status) != 0) fail("be looked at");
-    return status.st_size;
-  }
-  /// What the system holds of it in memory goes, unless it is being written: a wish, no promise.
-  void forget() const { posix_fadvise(descriptor_, 0, 0, POSIX_FADV_DONTNEED); }
-  /// 0 at the end.
-  size_t read(void* to, size_t bytes) const {
-    ssize_t count;
-    do count = ::read(descriptor_, to, bytes);
-    while (count < 0 && errno == EINTR);
-    if (count < 0) fail("be read");
-    return static_cast<size_t>(count);
-  }
-
- private:
-  [[noreturn]] void fail(const char* action) const {
-    throw Error(fmt::format("{}: cannot {}: {}", path_, action, std::strerror(errno)));
-  }
-  const std::string path_;
-  const int descriptor_;
-};
-
 void verify_shard(const std::string& path, const ShardRecord& record, ReadFrom from,
                   const std::function<void()>& progress) {
-  const InputFile file(path);
+  DiskInputFile file(path, from);
   if (file.bytes() != record.bytes) {
     throw Error(fmt::format("{}: it has {} bytes, {} says {}", path, file.bytes(), kManifestName, record.bytes));
   }
-  if (from == ReadFrom::disk) file.forget();
   Checksum checksum;
-  std::vector<char> buffer(std::min(kReadBytes, static_cast<size_t>(record.bytes) + 1));
-  for (size_t count = file.read(buffer.data(), buffer.size()); count > 0;
-       count = file.read(buffer.data(), buffer.size())) {
-    checksum.add(buffer.data(), count);
+  for (std::string_view piece = file.next(); !piece.empty(); piece = file.next()) {
+    checksum.add(piece.data(), piece.size());
     if (progress) progress();
   }
   if (checksum.value() != record.checksum) {
@@ -121,13 +80,9 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& folder) {
 
 Manifest read_manifest(const std::string& checkpoint) {
   const std::string path = checkpoint + "/" + kManifestName;
-  const InputFile file(path);
+  DiskInputFile file(path, ReadFrom::cache);
   std::string text;
-  std::vector<char> buffer(kReadBytes);
-  for (size_t count = file.read(buffer.data(), buffer.size()); count > 0;
-       count = file.read(buffer.data(), buffer.size())) {
-    text.append(buffer.data(), count);
-  }
+  for (std::string_view piece = file.next(); !piece.empty(); piece = file.next()) text += piece;
   Manifest manifest = parse_manifest(text, path);
   const int64_t step = step_of(fs::path(checkpoint).filename().string());
   if (step >= 0 && step != manifest.training.step) {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "src/checkpoint/disk_file.h"  // ReadFrom
 #include "src/checkpoint/file_system.h"
 #include "src/checkpoint/manifest.h"
 
@@ -35,9 +36,6 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& folder);
 
 /// Throws Error naming the file and what is wrong with it, also where a folder called step-N holds another step.
 Manifest read_manifest(const std::string& checkpoint);
-
-/// Whence files are read: from memory where the system still holds them there, or from the disk where it lets us ask.
-enum class ReadFrom { cache, disk };
 
 /// Reads every file that `manifest` lists with index % parts == part, and holds size and checksum against it. Throws
 /// Error naming the first file that is missing or damaged. `progress` is called now and then.

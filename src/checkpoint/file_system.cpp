@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "src/checkpoint/disk_file.h"
 
 namespace dither {
 
@@ -20,55 +21,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// After so many bytes the system is asked to begin with writing them to the disk, so that sync() finds little left.
-constexpr int64_t kBytesAhead = int64_t{16} << 20;
-
 [[noreturn]] void fail(const std::string& path, const char* action, int error = errno) {
   throw Error(fmt::format("{}: cannot {}: {}", path, action, std::strerror(error)));
 }
 
-class DiskFile final : public OutputFile {
- public:
-  explicit DiskFile(const std::string& path) : path_(path) {
-    descriptor_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail(path, "be created");
-  }
-  ~DiskFile() override { close(descriptor_); }
-  DiskFile(const DiskFile&) = delete;
-  DiskFile& operator=(const DiskFile&) = delete;
-
-  void write(const void* data, int64_t bytes) override {
-    const char* next = static_cast<const char*>(data);
-    while (bytes > 0) {  // one call writes 2 GiB at most, and less on a disk that is nearly full
-      const ssize_t written = ::write(descriptor_, next, static_cast<size_t>(std::min(bytes, kBytesAhead)));
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail(path_, "be written");
-      next += written;
-      bytes -= written;
-      written_ += written;
-      begin_writeback();
-    }
-  }
-  void sync() override {
-    if (fsync(descriptor_) != 0) fail(path_, "be synced");
-  }
-
- private:
-  // A wish: where the file system does not know it, sync() does all the work.
-  void begin_writeback() {
-    if (written_ - begun_ < kBytesAhead) return;
-    sync_file_range(descriptor_, begun_, written_ - begun_, SYNC_FILE_RANGE_WRITE);
-    begun_ = written_;
-  }
-
-  const std::string path_;
-  int descriptor_ = -1;
-  int64_t written_ = 0, begun_ = 0;
-};
-
 class Disk final : public FileSystem {
  public:
-  std::unique_ptr<OutputFile> create(const std::string& path) override { return std::make_unique<DiskFile>(path); }
+  std::unique_ptr<OutputFile> create(const std::string& path) override {
+    return std::make_unique<DiskOutputFile>(path);
+  }
 
   void make_folder(const std::string& path) override {
     std::error_code failed;

@@ -15,7 +15,7 @@ namespace dither {
 class OutputFile {
  public:
   virtual ~OutputFile() = default;
-  /// Appends. Throws Error when not all bytes could be written.
+  /// Appends. Throws Error when not all bytes could be written; some may be held back until sync().
   virtual void write(const void* data, int64_t bytes) = 0;
   /// Returns when all bytes are on the disk. Throws Error.
   virtual void sync() = 0;

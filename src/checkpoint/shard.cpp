@@ -53,9 +53,13 @@ Shard::Shard(std::vector<StatePiece> pieces, Backend& backend, Stream stream)
   for (const StatePiece& piece : pieces_) bytes_ += piece.bytes();
 }
 
+void Shard::reserve() {
+  if (!copy_) copy_ = std::make_unique<std::byte[]>(static_cast<size_t>(bytes_));  // zeros
+}
+
 void Shard::copy_to_host() {
-  copy_.resize(static_cast<size_t>(bytes_));
-  std::byte* next = copy_.data();
+  reserve();
+  std::byte* next = copy_.get();
   for (const StatePiece& piece : pieces_) {
     backend_.copy_to_host(next, piece.view.data, piece.bytes(), stream_);
     next += piece.bytes();
@@ -64,13 +68,13 @@ void Shard::copy_to_host() {
 }
 
 ShardRecord Shard::write(FileSystem& files, const std::string& folder, const std::string& file, bool from_copy,
-                         const std::function<void()>& progress) {
-  DITHER_ASSERT(!from_copy || static_cast<int64_t>(copy_.size()) == bytes_);
+                         const std::function<void()>& progress) const {
+  DITHER_ASSERT(!from_copy || copy_ != nullptr);
   std::vector<ShardTensor> tensors;
   for (const StatePiece& piece : pieces_) tensors.push_back(tensor_of(piece));
   ShardFile out(files, folder, file, tensors);
   std::vector<std::byte> chunk(from_copy ? 0 : static_cast<size_t>(std::min(kShardPieceBytes, bytes_)));
-  const std::byte* next = copy_.data();
+  const std::byte* next = copy_.get();
   for (const StatePiece& piece : pieces_) {
     const auto* source = static_cast<const std::byte*>(piece.view.data);
     for (int64_t left = piece.bytes(); left > 0;) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -34,20 +35,23 @@ class Shard {
 
   int64_t bytes() const { return bytes_; }  // of its elements
 
+  /// Takes the memory for the copy, in all its pages: for the first time that takes the system longer than to copy.
+  /// From any thread; throws std::bad_alloc.
+  void reserve();
   /// Copies the elements to host memory, which stays for the next time. Waits for the backend.
   void copy_to_host();
 
   /// Writes `folder`/`file`, synced. From the host copy if `from_copy`, and then from any thread; else from backend
   /// memory, in chunks. `progress` is called now and then. Throws Error.
   ShardRecord write(FileSystem& files, const std::string& folder, const std::string& file, bool from_copy,
-                    const std::function<void()>& progress = {});
+                    const std::function<void()>& progress = {}) const;
 
  private:
   std::vector<StatePiece> pieces_;  // as the file has them: larger types first
   Backend& backend_;
   Stream stream_;
   int64_t bytes_ = 0;
-  std::vector<std::byte> copy_;
+  std::unique_ptr<std::byte[]> copy_;
 };
 
 }  // namespace dither

@@ -62,6 +62,7 @@ void Checkpoints::after_step(const StepResult& result, const TrainingState& stat
   if (!config_.enabled()) return;
   if (attempt_ && result.shards_written == control_.size()) conclude();
   harvest();
+  if (!beside_ && beside_training()) reserve();
   if (result.save || (config_.every_steps > 0 && state.step % config_.every_steps == 0)) save(state);
 }
 
@@ -77,7 +78,7 @@ std::vector<CheckpointEvent> Checkpoints::take_events() { return std::exchange(e
 std::string Checkpoints::take_warning() { return std::exchange(warning_, {}); }
 
 /// Whether checkpoints are written beside training: as the config says, where every rank has the memory for its copy.
-/// Asked when the first one is due: by then all of the run's own memory is in use. All ranks.
+/// Asked behind the first step: by then all of the run's own memory is in use. All ranks.
 bool Checkpoints::beside_training() {
   if (!config_.async) return false;
   if (beside_) return *beside_;
@@ -97,6 +98,17 @@ bool Checkpoints::beside_training() {
         fmt::format("checkpoint.async: rank {}: {}: checkpoints are written while training waits", rank, lacks[rank]);
   }
   return *beside_;
+}
+
+/// The first checkpoint shall not wait for its memory.
+void Checkpoints::reserve() {
+  try {
+    reserved_ = std::async(std::launch::async, [this] {
+      step_back();
+      shard_.reserve();
+    });
+  } catch (const std::system_error&) {  // no thread: then with the first copy
+  }
 }
 
 // One checkpoint at a time: what is under way comes to its end first.
@@ -130,6 +142,7 @@ void Checkpoints::save(const TrainingState& state) {
   };
   if (beside) {
     try {
+      if (reserved_.valid()) reserved_.get();
       const Clock::time_point copy = Clock::now();
       shard_.copy_to_host();
       attempt_->copy_seconds = seconds_since(copy);

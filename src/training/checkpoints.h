@@ -83,6 +83,7 @@ class Checkpoints {
 
   static std::future<WrittenShard> failed_shard(const std::string& why);
   bool beside_training();
+  void reserve();
   void save(const TrainingState& state);
   void conclude();
   void start_commit(const Attempt& attempt, Manifest manifest, double write_seconds, Clock::time_point begin);
@@ -102,6 +103,7 @@ class Checkpoints {
   Shard shard_;
   int64_t all_bytes_ = 0;                 // of a checkpoint
   std::atomic<bool> waited_for_ = false;  // the main thread waits for the writer: its progress counts
+  std::future<void> reserved_;            // the memory of the copy
   std::optional<Attempt> attempt_;
   std::optional<Commit> commit_;
   std::vector<CheckpointEvent> events_;

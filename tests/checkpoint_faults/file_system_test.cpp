@@ -98,6 +98,6 @@ TEST_CASE("what the system refuses is an error with the path and the reason") {
   const int full = open("/dev/full", O_WRONLY | O_CLOEXEC);  // a device that is always full
   if (full < 0) return;
   close(full);
-  REQUIRE(error_of([&] { put(disk(), "/dev/full", "text", false); }) ==
+  REQUIRE(error_of([&] { put(disk(), "/dev/full", "text", true); }) ==
           "/dev/full: cannot be written: No space left on device");
 }

@@ -71,8 +71,7 @@ Manifest SavedState::write_shards(FileSystem& files, const std::string& partial,
   manifest.data = "0123456789abcdef";
   manifest.ranks = 2;
   for (int64_t rank = 0; rank < 2; ++rank) {
-    Shard shard = *shards_[rank];
-    manifest.shards.push_back(shard.write(files, partial, shard_name(rank), true));
+    manifest.shards.push_back(shards_[rank]->write(files, partial, shard_name(rank), true));
   }
   return manifest;
 }
