@@ -77,7 +77,7 @@ std::string keys_text(const std::vector<DifferingKey>& keys) {
   for (size_t i = 0; i < std::min(kNamedKeys, keys.size()); ++i) {
     texts.push_back(fmt::format("{} {} there, {} here", keys[i].path, keys[i].values[0], keys[i].values[1]));
   }
-  if (keys.size() > kNamedKeys) texts.push_back(fmt::format("and {} keys more", keys.size() - kNamedKeys));
+  if (keys.size() > kNamedKeys) texts.push_back(fmt::format("and {} more", keys.size() - kNamedKeys));
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 

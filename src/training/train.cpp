@@ -75,6 +75,8 @@ std::unique_ptr<Backend> backend_of(const Config& config, int gpu, const std::op
   return backend;
 }
 
+FileSystem& files_of(const TrainOptions& options) { return options.files != nullptr ? *options.files : disk(); }
+
 /// Everything that a run holds while it lasts.
 class Run {
  public:
@@ -90,8 +92,7 @@ class Run {
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_), [this](Backend& backend) { return communicator(backend); }),
         trainer_(engine_, shards_),
-        checkpoints_(engine_, ranks.control(), options.files != nullptr ? *options.files : disk(),
-                     folder.checkpoints_path(), fingerprint_of(shards)) {
+        checkpoints_(engine_, ranks.control(), files_of(options), folder.checkpoints_path(), fingerprint_of(shards)) {
     if (!config.data.validation.empty()) {
       evaluator_.emplace(config, tokenizer_ ? &*tokenizer_ : nullptr);
       demand_same_data(ranks.control(), evaluator_->shards(), "validation data");
@@ -101,9 +102,7 @@ class Run {
     ranks_.control().barrier();  // all that can be refused has been
     if (ranks_.speaks()) open_folder(options);
     if (config.checkpoint.enabled()) demand_shared_folder(ranks_.control(), folder_.path());
-    if (ranks_.speaks() && config.checkpoint.enabled()) {
-      remove_leftovers(options.files != nullptr ? *options.files : disk(), folder_.checkpoints_path());
-    }
+    if (ranks_.speaks() && config.checkpoint.enabled()) remove_leftovers(files_of(options), folder_.checkpoints_path());
   }
 
   void loop() {
@@ -330,7 +329,9 @@ void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
   const Beginning beginning =
       find_beginning(config, folder, fingerprint_of(shards), options.overwrite, ranks.control());
   if (beginning.complete) {
-    if (ranks.speaks()) say_complete(config, folder, beginning);
+    if (!ranks.speaks()) return;
+    remove_leftovers(files_of(options), folder.checkpoints_path());
+    say_complete(config, folder, beginning);
     return;
   }
   Run run(config, options, ranks, folder, shards, beginning);

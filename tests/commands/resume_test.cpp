@@ -320,7 +320,7 @@ TEST_CASE("a named checkpoint is taken up with a warning where the config differ
                                             "optimizer.weight_decay=0", "data.train=other/train_*.bin"});
   INFO(out);
   REQUIRE(has(out, "warning: " + kOwn4 + " was written with another config: seed 1337 there, 7 here, "));
-  REQUIRE(has(out, ", and 1 keys more"));
+  REQUIRE(has(out, ", and 1 more"));
   REQUIRE(has(out, "warning: " + kOwn4 + " was written with other training data\n"));
   REQUIRE(has(read_whole(place.folder("a") + "/log.txt"), "was written with another config"));
   REQUIRE(place.last_steps("a") == Steps{5, 6, 7, 8});
