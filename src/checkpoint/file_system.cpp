@@ -65,14 +65,15 @@ FileSystem& disk() {
   return the_disk;
 }
 
+bool there_is(const std::string& path) {
+  std::error_code unknown;
+  return fs::exists(path, unknown);
+}
+
 void make_durable_folder(FileSystem& files, const std::string& path) {
   const auto above = [](const std::string& name) { return fs::path(name).parent_path().string(); };
-  const auto there_is = [](const std::string& name) {
-    std::error_code unknown;  // then making it says why
-    return name.empty() || fs::exists(name, unknown);
-  };
   std::vector<std::string> parents = {above(path)};
-  while (!there_is(parents.back())) parents.push_back(above(parents.back()));
+  while (!parents.back().empty() && !there_is(parents.back())) parents.push_back(above(parents.back()));
   // A folder that has long been there may lie in one that its user cannot read, as a home may.
   const bool out_of_reach = there_is(path) && access(parents[0].empty() ? "." : parents[0].c_str(), R_OK) != 0;
   files.make_folder(path);

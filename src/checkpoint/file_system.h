@@ -40,6 +40,9 @@ class FileSystem {
 /// The machine's own.
 FileSystem& disk();
 
+/// Whether something has this name there. What cannot be looked at counts as absent: using it says why.
+bool there_is(const std::string& path);
+
 /// Makes a folder, with those above it, and syncs where their names are: it outlives a crash of the machine.
 void make_durable_folder(FileSystem& files, const std::string& path);
 

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "src/checkpoint/checkpoint_folder.h"
+#include "src/checkpoint/file_system.h"  // there_is()
 #include "src/checkpoint/state_tensors.h"
 #include "src/config/computation.h"  // value_text()
 #include "src/config/study.h"        // differing_keys()
@@ -30,11 +31,6 @@ constexpr size_t kNamedKeys = 3;  // of a list of differing keys in a message
 constexpr const char* kOther = "--set name=... for another run, --overwrite";
 
 bool begins_with(const std::string& text, const char* start) { return text.rfind(start, 0) == 0; }
-
-bool there_is(const std::string& path) {
-  std::error_code unknown;  // reading says why
-  return fs::exists(path, unknown);
-}
 
 /// What rank 0 has found, as all ranks hear of it: the checkpoints to be tried, the best first.
 struct Candidates {

@@ -15,11 +15,6 @@ namespace {
 
 constexpr const char* kPartial = ".partial";
 
-bool there_is(const std::string& path) {
-  std::error_code unknown;  // what cannot be looked at shows when it is used
-  return fs::exists(path, unknown);
-}
-
 }  // namespace
 
 RunFolder::RunFolder(const Config& config) : path_(config.logging.directory + "/" + config.name) {}

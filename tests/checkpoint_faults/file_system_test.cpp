@@ -46,16 +46,6 @@ struct FailingSync {
   ~FailingSync() { g_error = 0; }
 };
 
-template <class Work>
-std::string error_of(const Work& work) {
-  try {
-    work();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
 }  // namespace
 
 // Catches: a sync() or sync_folder() that asks for nothing, or for another file: no layer above could see that.

@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 
+#include "base/error.h"
 #include "src/checkpoint/file_system.h"
 
 namespace dither::test {
@@ -56,6 +57,17 @@ class Place {
  private:
   std::string path_;
 };
+
+/// What went wrong; "": nothing.
+template <class Work>
+std::string error_of(const Work& work) {
+  try {
+    work();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
 
 /// A file of these bytes; `synced`: until they are on the disk.
 inline std::unique_ptr<OutputFile> put(FileSystem& files, const std::string& path, const std::string& bytes,

@@ -15,17 +15,6 @@ using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
-/// What went wrong; "": nothing.
-template <class Work>
-std::string error_of(const Work& work) {
-  try {
-    work();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
-
 bool is_listed(const std::string& folder, int64_t step) {
   const std::vector<int64_t> steps = steps_in(folder);
   return std::find(steps.begin(), steps.end(), step) != steps.end();

@@ -12,6 +12,7 @@
 #include "src/checkpoint/weights.h"
 #include "src/training/engine.h"
 #include "tests/catch.h"
+#include "tests/checkpoint/disk_beneath.h"
 #include "tests/commands/program.h"
 #include "tests/numerics/reference.h"  // Random
 
@@ -98,7 +99,7 @@ std::string line_with(const std::string& text, const std::string& part) {
 }
 
 /// A disk of which only so many writes succeed, and whose largest write is known.
-class FailingDisk final : public FileSystem {
+class FailingDisk final : public test::DiskBeneath {
  public:
   explicit FailingDisk(int64_t writes) : writes_left(writes) {}
   int64_t writes_left, largest_write = 0;
@@ -106,11 +107,6 @@ class FailingDisk final : public FileSystem {
   std::unique_ptr<OutputFile> create(const std::string& path) override {
     return std::make_unique<File>(*this, disk().create(path));
   }
-  void make_folder(const std::string& path) override { disk().make_folder(path); }
-  void rename(const std::string& from, const std::string& to) override { disk().rename(from, to); }
-  void remove(const std::string& path) override { disk().remove(path); }
-  void sync_folder(const std::string& path) override { disk().sync_folder(path); }
-  int64_t free_bytes(const std::string& path) override { return disk().free_bytes(path); }
 
  private:
   struct File final : OutputFile {

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "tests/catch.h"
+#include "tests/checkpoint/disk_beneath.h"
 #include "tests/training/tiny_run.h"
 
 namespace dither {
@@ -31,7 +32,7 @@ using std::chrono::milliseconds;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 /// A disk whose shards are synced when the test lets them, and of which one may be another afterwards.
-class SlowDisk final : public FileSystem {
+class SlowDisk final : public test::DiskBeneath {
  public:
   milliseconds delay{0};  // of each sync of a shard
   std::string damaged;    // a part of the path of a shard in which a bit is flipped once it is synced
@@ -46,11 +47,6 @@ class SlowDisk final : public FileSystem {
   std::unique_ptr<OutputFile> create(const std::string& path) override {
     return std::make_unique<File>(*this, disk().create(path), path);
   }
-  void make_folder(const std::string& path) override { disk().make_folder(path); }
-  void rename(const std::string& from, const std::string& to) override { disk().rename(from, to); }
-  void remove(const std::string& path) override { disk().remove(path); }
-  void sync_folder(const std::string& path) override { disk().sync_folder(path); }
-  int64_t free_bytes(const std::string& path) override { return disk().free_bytes(path); }
 
  private:
   struct File final : OutputFile {
