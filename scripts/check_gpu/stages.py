@@ -148,6 +148,31 @@ def ranks(place):
     return {**figures, "nccl": "a world of one has the losses of a run without it"}
 
 
+def checkpoints(place):
+    """A run whose last checkpoint and weights are gone goes on from the one before, to the same bits; what saving costs."""
+    folder = place.scratch("checkpoints")
+    corpus.write_shards(folder / "data", 16384, 2_000_000, 20_000)
+    settings = [f"data.train={folder}/data/train_*.bin", "data.validation=", "evaluation.every_steps=0", "steps=40",
+                "sampling.every_steps=0", "optimizer.schedule.warmup_steps=10", "precision.strategy=mixed",
+                "checkpoint.every_steps=10", "batch.tokens_per_step=65536"]
+    if place.host:
+        settings += [*TINY, "model.vocabulary=16384", "batch.tokens_per_step=128", "steps=8", "checkpoint.every_steps=4"]
+    config, run = "configs/gpt2-124m.json", folder / "a"
+    losses = [step["loss"] for step in place.train(folder, "a", config, settings)]
+    saved = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    saved = [event for event in saved if event["event"] == "checkpoint"]
+    weights = tensors(run / "weights.safetensors")
+    shutil.rmtree(sorted((run / "checkpoints").glob("step-*"))[-1])
+    (run / "weights.safetensors").unlink()
+    again = [step["loss"] for step in place.train(folder, "a", config, settings)][len(losses):]
+    if not again or again != losses[-len(again):]:
+        raise Failed(f"losses of the resumed run {again}, before {losses}")
+    if tensors(run / "weights.safetensors") != weights:
+        raise Failed("the weights of the resumed run differ")
+    middle = saved[-2]  # neither the first, nor the last, which is waited for
+    return {"resumed_steps": len(again), **{key: middle[key] for key in ("bytes", "copy_seconds", "stall_seconds", "write_seconds")}}
+
+
 def tensors(path):
     """The bytes of all tensors of a safetensors file; its header names the run."""
     data = path.read_bytes()
@@ -259,5 +284,5 @@ def _architecture():
     return "90a-real" if text == "90" else f"{text}-real"
 
 
-ALL = {stage.__name__: stage for stage in (build, kernels, strategies, parity, determinism, ranks, curves, train, bench, memcheck,
-                                              racecheck)}
+ALL = {stage.__name__: stage for stage in (build, kernels, strategies, parity, determinism, ranks, checkpoints, curves, train,
+                                              bench, memcheck, racecheck)}
