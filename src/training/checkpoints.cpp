@@ -100,13 +100,11 @@ bool Checkpoints::beside_training() {
   return *beside_;
 }
 
-/// The first checkpoint shall not wait for its memory.
+/// The first checkpoint shall not wait for its memory. At full priority: a system may take seconds to give it, and it
+/// has to be there by then.
 void Checkpoints::reserve() {
   try {
-    reserved_ = std::async(std::launch::async, [this] {
-      step_back();
-      shard_.reserve();
-    });
+    reserved_ = std::async(std::launch::async, [this] { shard_.reserve(); });
   } catch (const std::system_error&) {  // no thread: then with the first copy
   }
 }
