@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "step-", kPartial = ".partial", kRemoved = ".removed";
+constexpr std::string_view kPrefix = "step-";
 constexpr size_t kLeastDigits = 8;
 constexpr int64_t kSpareBytes = int64_t{1} << 20;  // for the manifest, headers and the file system's own records
 
@@ -103,7 +103,7 @@ NewCheckpoint::NewCheckpoint(FileSystem& files, const std::string& path)
     : files_(files),
       folder_(fs::path(path).parent_path().string()),
       path_(path),
-      partial_(path + std::string(kPartial)) {}
+      partial_(path + std::string(kPartialEnd)) {}
 
 void NewCheckpoint::begin(int64_t bytes) {
   const std::string folder = folder_.empty() ? "." : folder_;
@@ -128,9 +128,8 @@ void NewCheckpoint::commit(const Manifest& manifest) {
     file->sync();
   }
   files_.sync_folder(partial_);
-  const std::string earlier = path_ + std::string(kRemoved);
-  std::error_code unknown;  // then renaming says why
-  const bool replaces = fs::exists(path_, unknown);
+  const std::string earlier = path_ + std::string(kRemovedEnd);
+  const bool replaces = there_is(path_);
   if (replaces) {
     files_.remove(earlier);
     files_.rename(path_, earlier);
@@ -159,7 +158,7 @@ std::vector<CheckpointEntry> outdated(const std::vector<CheckpointEntry>& entrie
 }
 
 void remove_checkpoint(FileSystem& files, const CheckpointEntry& entry) {
-  const std::string removed = entry.path + std::string(kRemoved);
+  const std::string removed = entry.path + std::string(kRemovedEnd);
   files.remove(removed);
   files.rename(entry.path, removed);
   files.sync_folder(fs::path(entry.path).parent_path().string());
@@ -168,7 +167,7 @@ void remove_checkpoint(FileSystem& files, const CheckpointEntry& entry) {
 
 void remove_leftovers(FileSystem& files, const std::string& folder) {
   for (const std::string& name : names_in(folder)) {
-    if (ends_with(name, kPartial) || ends_with(name, kRemoved)) files.remove(folder + "/" + name);
+    if (ends_with(name, kPartialEnd) || ends_with(name, kRemovedEnd)) files.remove(folder + "/" + name);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/checkpoint/disk_file.h"  // ReadFrom
@@ -26,6 +27,7 @@ struct CheckpointEntry {
 };
 
 constexpr const char* kManifestName = "manifest.json";
+constexpr std::string_view kPartialEnd = ".partial", kRemovedEnd = ".removed";  // of names that nobody reads
 
 std::string checkpoint_name(int64_t step);  // "step-00001000"
 std::string shard_name(int64_t rank);       // "rank-00002.safetensors"

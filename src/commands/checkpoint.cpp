@@ -51,8 +51,8 @@ std::string name_of(const std::string& path) { return fs::path(path).filename().
 
 /// A finished checkpoint by its manifest, or what has the name of one.
 bool is_checkpoint(const std::string& path) {
+  if (there_is(path + "/" + kManifestName)) return true;
   std::error_code unknown;  // then reading says why
-  if (fs::exists(path + "/" + kManifestName, unknown)) return true;
   return name_of(path).rfind("step-", 0) == 0 && !fs::is_directory(path + kCheckpointsFolder, unknown);
 }
 
@@ -65,14 +65,20 @@ std::string checkpoints_of(const std::string& run) {
   throw Error(run + " does not exist: needs a run's folder, its checkpoints folder, or a checkpoint");
 }
 
-/// The checkpoint that a user means: itself, or the newest of a run. Throws Error where there is none.
-std::string checkpoint_at(const std::string& path) {
-  if (is_checkpoint(path)) return path;
+/// The checkpoints that a path means, by rising step: itself, or all of a run. Throws Error where there is none.
+std::vector<std::string> checkpoints_at(const std::string& path) {
+  if (is_checkpoint(path)) return {path};
   const std::string folder = checkpoints_of(path);
-  const std::vector<CheckpointEntry> entries = list_checkpoints(folder);
-  if (entries.empty()) throw Error(folder + " has no finished checkpoint; dither checkpoint list shows what it has");
-  return entries.back().path;
+  std::vector<std::string> checkpoints;
+  for (const CheckpointEntry& entry : list_checkpoints(folder)) checkpoints.push_back(entry.path);
+  if (checkpoints.empty()) {
+    throw Error(folder + " has no finished checkpoint; dither checkpoint list shows what it has");
+  }
+  return checkpoints;
 }
+
+/// Of those the newest.
+std::string checkpoint_at(const std::string& path) { return checkpoints_at(path).back(); }
 
 int64_t bytes_of(const Manifest& manifest) {
   int64_t bytes = 0;
@@ -104,8 +110,8 @@ std::vector<std::string> leftovers(const std::string& folder) {
   std::vector<std::string> lines;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string(), end = entry.path().extension().string();
-    if (end == ".partial") lines.push_back(name + "  not finished: being written, or left by a run that died");
-    if (end == ".removed") lines.push_back(name + "  being removed, or left by a run that died");
+    if (end == kPartialEnd) lines.push_back(name + "  not finished: being written, or left by a run that died");
+    if (end == kRemovedEnd) lines.push_back(name + "  being removed, or left by a run that died");
   }
   std::sort(lines.begin(), lines.end());
   return lines;
@@ -139,17 +145,6 @@ void list(const Options& options) {
 }
 
 // verify
-
-/// The checkpoints that a path means: itself, or all of a run. Throws Error where there is none.
-std::vector<std::string> checkpoints_at(const std::string& path) {
-  if (is_checkpoint(path)) return {path};
-  const std::string folder = checkpoints_of(path);
-  std::vector<std::string> checkpoints;
-  for (const CheckpointEntry& entry : list_checkpoints(folder)) checkpoints.push_back(entry.path);
-  if (checkpoints.empty())
-    throw Error(folder + " has no finished checkpoint; dither checkpoint list shows what it has");
-  return checkpoints;
-}
 
 void verify(const Options& options) {
   std::vector<std::string> checkpoints;

@@ -3,15 +3,11 @@
 
 #include "src/config/computation.h"
 
-#define XXH_INLINE_ALL         // the header is all of it: no library to link
-#define XXH_VECTOR XXH_SCALAR  // some KiB of text; GCC 12 takes AVX-512 intrinsics for uninitialised
-#include <fmt/format.h>
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "base/checksum.h"
 #include "src/config/keys.h"   // the table
 #include "src/config/study.h"  // config_hash(), differing_keys(), first_difference()
 
@@ -52,7 +48,7 @@ std::string value_text(const Key& key, const Config& config) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-std::string hash_text(const std::string& text) { return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size())); }
+std::string hash_text(const std::string& text) { return checksum_text(checksum_of(text.data(), text.size())); }
 
 std::string config_hash(const Config& config) { return hash_text(lines_of(config, false)); }
 
