@@ -33,7 +33,7 @@ MpiSession::MpiSession() : exceptions_(std::uncaught_exceptions()) {
   if (granted < MPI_THREAD_FUNNELED) {
     throw Error(fmt::format(
         "MPI_Init_thread: MPI grants thread level {}, needs {} (MPI_THREAD_FUNNELED): use an MPI library with threads",
-        granted, MPI_THREAD_FUNNELED));
+        granted, int{MPI_THREAD_FUNNELED}));  // Open MPI: an unnamed enum, which fmt 10 refuses
   }
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
