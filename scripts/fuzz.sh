@@ -33,7 +33,7 @@ figure() { sed -n "s/.*\b$1:* *\([0-9]*\).*/\1/p" "$log" | tail -1; }
 need_packages "${build_packages[@]}" clang libclang-rt-dev libomp-dev
 say "build: build/fuzz"
 configure fuzz
-cmake --build --preset fuzz --parallel 2
+build fuzz
 
 # In memory where there is any: the targets write small files and sync them.
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm

@@ -10,6 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need_packages "${build_packages[@]}" "${test_packages[@]}"
 say "build: build/test"
 configure test
-cmake --build --preset test --parallel 2 # two compilers want 2 GB of memory
+build test
 say "tests"
 ctest --preset test "$@"

@@ -89,7 +89,8 @@ def build(place):
         options.append(f"-DCMAKE_PREFIX_PATH={place.prefix}/usr")
         options += [f"-DCMAKE_{language}_FLAGS=-isystem {place.prefix}/usr/include" for language in ("CXX", "CUDA")]
     place.output(["cmake", "-G", "Ninja", "-S", ROOT, "-B", place.build, *options])
-    place.output(["cmake", "--build", place.build, "--parallel", os.cpu_count(), "--target", "dither", "test_cuda_device",
+    jobs = place.output(["bash", "-c", ". scripts/lib.sh; build_jobs"]).strip()
+    place.output(["cmake", "--build", place.build, "--parallel", jobs, "--target", "dither", "test_cuda_device",
                   "test_ranks_device"])
     return {"architecture": _architecture()}
 
