@@ -204,4 +204,40 @@ law_as_many_compilers_as_cores_and_memory_allow() {
   equals 2
 }
 
+# Catches: "unknown" for a tarball that knows better, a commit of the repository around it, git's refusal of a tree that
+# belongs to someone else taken for no git, a hand-in that is ignored without a word.
+law_the_commit_is_known_without_git() {
+  local digits=0123456789abcdef0123456789abcdef01234567 known git
+  cp -r "$source/cmake" "$source/.gitattributes" .
+  commit() { # commit GIT [HANDED_IN]: what the build is told
+    said=$(cmake "-DGIT=$1" "-DSOURCES=$PWD" "-DHANDED_IN=${2:-}" "-DOUTPUT=$folder/commit.cpp" -P "$source/cmake/commit.cmake" 2>&1)
+    said+=$(sed -n 's/.*return "\(.*\)".*/\1/p' "$folder/commit.cpp")
+  }
+  # shellcheck disable=SC2016
+  echo '$Format:%H$' >cmake/archive_commit.txt
+  commit ""; equals unknown
+  commit "" $digits; equals "${digits:0:12}"
+  commit "" "$digits+changes"; equals "${digits:0:12}+changes"
+  echo $digits >cmake/archive_commit.txt
+  commit ""; equals "${digits:0:12}"
+  commit "" ffffffffffff; equals ffffffffffff
+  # shellcheck disable=SC2016
+  echo '$Format:%H$' >cmake/archive_commit.txt
+
+  git=$(command -v git) || return 0
+  git init -q .; git add .
+  git -c user.name=a -c user.email=a@b commit -q --no-verify -m one
+  known=$(git rev-parse HEAD)
+  commit "$git"; equals "${known:0:12}"
+  commit "$git" "$digits"; has "is not used: git says ${known:0:12}"; has "${known:0:12}"
+  mkdir unpacked
+  git archive HEAD | tar -x -C unpacked
+  cd unpacked
+  commit "$git"; equals "${known:0:12}" # in the repository of something else
+  cd ..
+  [ "$(id -u)" -ne 0 ] || chown -R 65534 .
+  rm -r unpacked
+  commit "$git"; equals "${known:0:12}"
+}
+
 "law_$2"
