@@ -75,6 +75,15 @@ long futex(std::atomic<uint32_t>& word, int operation, uint32_t value) {
   throw Error(fmt::format("shared memory {}: {}: {}", path, operation, std::strerror(error)));
 }
 
+[[noreturn]] void fail_to_create(const std::string& path, int error) {
+  if (error == EEXIST || error == EMFILE || error == ENFILE || error == ENOMEM) fail(path, "shm_open", error);
+  throw Error(fmt::format(
+      "shared memory {}: nothing can be made in /dev/shm ({}), where the ranks of a node exchange their data\n"
+      "       cures: as root `mkdir -p /dev/shm && mount -t tmpfs -o mode=1777,size=1g tmpfs /dev/shm`; a "
+      "container's: `docker run --shm-size=1g`; or parallel.transport \"mpi\" under mpirun",
+      path, std::strerror(error)));
+}
+
 }  // namespace
 
 struct SharedMemory::Header {
@@ -119,7 +128,7 @@ SharedMemory::~SharedMemory() { munmap(header_, static_cast<size_t>(total_bytes_
 
 void SharedMemory::create(const std::string& path) {
   File file{shm_open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR)};
-  if (file.number < 0) fail(path, "shm_open", errno);
+  if (file.number < 0) fail_to_create(path, errno);
   Name until_complete{path};
   int failed = EINTR;
   while (failed == EINTR) failed = posix_fallocate(file.number, 0, total_bytes_);

@@ -3,7 +3,9 @@
 #include "src/parallel/communicator.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -190,6 +192,28 @@ TEST_CASE("shared memory that does not fit is an error with a cure") {
   const std::string text = error_of([&] { SharedMemory(name, 0, 2, int64_t{1} << 50, 0.05); });
   CHECK_THAT(text, ContainsSubstring("/dev/shm has no room for 1073741824.0 MiB") && ContainsSubstring("--shm-size"));
   CHECK(shm_open(("/" + name).c_str(), O_RDWR, 0600) < 0);
+}
+
+// Catches: the bare words of shm_open, advice that depends on why.
+TEST_CASE("a system without /dev/shm, or with one that cannot be written, is an error with a cure") {
+  const bool empty = GENERATE(true, false);  // a /dev without shm; a shm that is read-only
+  const std::string complaints = run_ranks(1, [&](int, Complaints& found) {
+    // A view of the file systems for this process alone.
+    const int flags = getuid() == 0 ? CLONE_NEWNS : CLONE_NEWNS | CLONE_NEWUSER;
+    if (unshare(flags) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("tmpfs", empty ? "/dev" : "/dev/shm", "tmpfs", empty ? 0 : MS_RDONLY, nullptr) != 0) {
+      found.expect(false, "no mount");
+      return;
+    }
+    const std::string text = error_of([&] { SharedMemory(unique_test_name(), 0, 2, 4096, 0.05); });
+    found.expect(text.find("mount -t tmpfs") != std::string::npos && text.find("--shm-size") != std::string::npos,
+                 text);
+  });
+  if (complaints.find("no mount") != std::string::npos) {
+    WARN("this user may mount nothing, not even for one process");
+    return;
+  }
+  REQUIRE(complaints.empty());
 }
 
 // Catches: an object that outlives its processes, of the world or of a group.

@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* kScontrol = R"sh(#!/usr/bin/env bash
 [ "$*" = "show hostnames some[1-2]" ] || exit 1
-printf 'localhost\nsome2\n'
+printf '127.0.0.1\nsome2\n'
 )sh";
 
 // Its options end at the first word without dashes.
@@ -62,7 +62,7 @@ TEST_CASE("slurm.sh trains on the ranks that srun starts") {
   REQUIRE(config.at("sampling").at("prompt") == "two words");
   REQUIRE(config.at("parallel").at("threads") == 2);
   REQUIRE(place.events("c").front().at("ranks") == 2);
-  REQUIRE(has(outcome.out, "rank 0 at localhost:" + std::to_string(10000 + getpid() % 20000)));
+  REQUIRE(has(outcome.out, "rank 0 at 127.0.0.1:" + std::to_string(10000 + getpid() % 20000)));
   REQUIRE(has(read_whole(place / "srun.txt"), "--mpi=none --distribution=block:block --cpus-per-task=1 "));
 }
 
