@@ -28,6 +28,7 @@ become_root() {
   as_root=()
   [ "$(id -u)" -ne 0 ] || return 0
   local why
+  ! command -v sudo >/dev/null || say "asking sudo whether packages may be installed"
   if ! command -v sudo >/dev/null; then
     why="you are not root and there is no sudo"
   elif why=$(sudo env apt-get --version 2>&1 >/dev/null); then

@@ -73,7 +73,7 @@ bootstrap() {
   say "$system: debootstrap $suite"
   rm -rf "$made"
   if [ "$distribution" = ubuntu ]; then
-    words=(--components=main,universe)
+    words=("--components=main,universe")
     # An older debootstrap does not know a newer Ubuntu, whose script has been the same for years.
     [ -e "/usr/share/debootstrap/scripts/$suite" ] || script=/usr/share/debootstrap/scripts/gutsy
   fi
@@ -135,7 +135,8 @@ check() {
     try refusal 2 "an administrator runs: apt-get update" "$system" tester "$home" scripts/quickstart.sh
   fi
   try root-quickstart 0 "^== done" "$system" root /root/dither scripts/quickstart.sh --set steps=20
-  try user-packages 0 "" "$system" root /root/dither bash -c '. scripts/lib.sh; need_packages "${test_packages[@]}"; echo there'
+  # shellcheck disable=SC2016
+  try user-packages 0 there "$system" root /root/dither bash -c '. scripts/lib.sh; need_packages "${test_packages[@]}"; echo there'
   chroot "$made" dpkg-query -W -f='   ${Package} ${Version}\n' "${versions[@]}" 2>/dev/null || true
   try user-quickstart 0 "^== done" "$system" tester "$home" scripts/quickstart.sh --set steps=20
   for place in /root/dither "$home"; do
