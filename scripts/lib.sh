@@ -151,8 +151,10 @@ need_writable() {
       found=$path
       while [ ! -e "$found" ]; do found=$(dirname "$found"); done
     fi
-    [ -z "$found" ] || [ -w "$found" ] || fail "$PWD/$found cannot be written by $(user_name) (it belongs to $(stat -c %U "$found"))
-       cures: a copy of your own: cp -r '$PWD' ~/dither && rm -rf ~/dither/build; or, as root: chown -R $(id -u) '$PWD'"
+    [ -z "$found" ] || [ -w "$found" ] || fail "$(realpath "$found") cannot be written by $(user_name) (it belongs to $(stat -c %U "$found"))
+       cures: a copy of your own: cp -r '$PWD' ~/dither && rm -rf ~/dither/build$(
+      [ "$(id -u)" -eq 0 ] || echo "; or, as root: chown -R $(id -u) '$PWD'"
+    )"
   done
 }
 
