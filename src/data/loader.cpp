@@ -44,6 +44,7 @@ Loader::Loader(const TokenShards& shards, const LoaderOptions& options) : shards
   for (Batch* batch : {&current_, &next_}) {  // both in full now: no step allocates
     batch->tokens.resize(B * T);
     batch->targets.resize(B * T);
+    batch->window.resize(T + 1);
   }
 }
 
@@ -75,9 +76,9 @@ void Loader::fill(Batch& batch, int64_t first_sample) const {
     const Window window = window_of(first_sample + b);
     int32_t* tokens = batch.tokens.data() + b * T;
     int32_t* targets = batch.targets.data() + b * T;
-    // Two reads of T tokens, not one of T + 1: rows need no slack, and the second one comes from the cache.
-    shards_.read(window.shard, window.first_token, T, options_.vocabulary, tokens);
-    shards_.read(window.shard, window.first_token + 1, T, options_.vocabulary, targets);
+    shards_.read(window.shard, window.first_token, T + 1, options_.vocabulary, batch.window.data());
+    std::copy_n(batch.window.begin(), T, tokens);
+    std::copy_n(batch.window.begin() + 1, T, targets);
     if (options_.ignore_token < 0) continue;
     batch.counted_targets -= std::count(targets, targets + T, options_.ignore_token);
     std::replace(targets, targets + T, options_.ignore_token, kIgnoredTarget);

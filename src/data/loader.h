@@ -25,6 +25,7 @@ struct Batch {
   std::vector<int32_t> tokens;   // [B,T]
   std::vector<int32_t> targets;  // [B,T] the token that follows, or kIgnoredTarget
   int64_t counted_targets = 0;   // targets that are not kIgnoredTarget
+  std::vector<int32_t> window;   // [T + 1] one sample as it was read
 };
 
 struct LoaderOptions {
@@ -48,8 +49,8 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// Samples [first_sample, first_sample + B); valid until the next load(). Throws Error for a token outside the
-  /// vocabulary, also when prefetch() met it.
+  /// Samples [first_sample, first_sample + B); valid until the next load(). Throws DataError for a token outside
+  /// the vocabulary and for what cannot be read, also when prefetch() met it.
   const Batch& load(int64_t first_sample);
 
   /// Starts to read the batch that load(first_sample) will be asked for; returns at once. A prefetched batch that

@@ -1,10 +1,8 @@
 // Opening, checking and reading token shards: see token_shards.h and docs/data-format.md.
 #include "src/data/token_shards.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <glob.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +10,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <utility>
 
@@ -20,12 +19,40 @@
 
 namespace dither {
 
-static_assert(std::endian::native == std::endian::little, "shards are little-endian and are read in place");
+static_assert(std::endian::native == std::endian::little, "shards are little-endian and are not converted");
 
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr const char* kPrepareCure =
     "make shards with `dither tokenize` or scripts/prepare_data.py, or use llm.c's (docs/data-format.md)";
+
+/// Why a pattern may match nothing: what it means here and does not, and whether its folder is there.
+std::string hints_for(const std::string& pattern) {
+  const auto holds = [&pattern](const char* text) { return pattern.find(text) != std::string::npos; };
+  std::string hints;
+  if (pattern.front() != '/') hints += " (relative to " + fs::current_path().string() + ")";
+  const size_t wild = pattern.find_first_of("*?["), slash = pattern.rfind('/', wild);
+  const std::string folder = slash == std::string::npos ? "." : pattern.substr(0, slash + 1);
+  std::error_code unknown;
+  if (!fs::is_directory(folder, unknown)) {
+    hints += "; there is no folder " + folder;
+  } else if (access(folder.c_str(), R_OK | X_OK) != 0) {
+    hints += "; the folder " + folder + " cannot be read: " + std::strerror(errno);
+  }
+  constexpr const char* kOne =
+      "is not taken: give one pattern with * or ?, or put all shards (or links to them) into one folder";
+  if (holds("{") && holds("}")) {
+    hints += fmt::format("; {{a,b}} {}", kOne);
+  } else if (holds(",")) {
+    hints += fmt::format("; a list of paths {}", kOne);
+  }
+  if (holds("[")) hints += "; [abc] stands for one of these characters, write [[] for a bracket itself";
+  if (holds("**")) hints += "; ** does not search folders within folders, it means *";
+  if (pattern.front() == '~' || holds("$")) hints += "; ~ and $NAME are not replaced, write the path itself";
+  return hints;
+}
 
 std::vector<std::string> matching_files(const std::string& pattern) {
   struct stat status {};
@@ -38,7 +65,7 @@ std::vector<std::string> matching_files(const std::string& pattern) {
   if (result == GLOB_NOSPACE || result == GLOB_ABORTED) {
     throw Error(fmt::format("{}: could not search for this pattern: {}", pattern, std::strerror(errno)));
   }
-  if (paths.empty()) throw Error(fmt::format("{}: no file matches; {}", pattern, kPrepareCure));
+  if (paths.empty()) throw Error(fmt::format("{}: no file matches{}; {}", pattern, hints_for(pattern), kPrepareCure));
   std::sort(paths.begin(), paths.end());  // by bytes: glob's own order depends on the locale
   return paths;
 }
@@ -97,65 +124,50 @@ ShardHeader parse_shard_header(const unsigned char* header, int64_t file_bytes, 
   return {width, held};
 }
 
-MappedFile::MappedFile(const std::string& path) {
-  const auto fail = [&path](const char* what) {
-    throw Error(fmt::format("{}: could not {} the file: {}", path, what, std::strerror(errno)));
-  };
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) fail("open");
-  struct stat status {};
-  const bool known = fstat(file, &status) == 0;
-  if (known && !S_ISREG(status.st_mode)) {
-    close(file);
-    throw Error(fmt::format("{}: not a file; data paths name shards, for example {}/train_*.bin", path, path));
-  }
-  void* mapped = MAP_FAILED;
-  if (known && status.st_size > 0) mapped = mmap(nullptr, status.st_size, PROT_READ, MAP_SHARED, file, 0);
-  const int error = errno;
-  close(file);  // a map outlives its descriptor
-  errno = error;
-  if (!known || (status.st_size > 0 && mapped == MAP_FAILED)) fail("map");
-  if (status.st_size > 0) data_ = static_cast<const unsigned char*>(mapped);
-  bytes_ = status.st_size;
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(const_cast<unsigned char*>(data_), bytes_);
-}
-
 TokenShards::TokenShards(const std::string& pattern) : pattern_(pattern) {
   for (const std::string& path : matching_files(pattern)) {
-    MappedFile file(path);
-    const ShardHeader header = parse_shard_header(file.data(), file.bytes(), path);
-    shards_.push_back({path, std::move(file), header});
+    const int64_t file = files_.add(path), bytes = files_.bytes(file);
+    unsigned char header[kShardHeaderBytes];
+    files_.read(file, 0, std::min(bytes, kShardHeaderBytes), header);
+    headers_.push_back(parse_shard_header(header, bytes, path));
   }
 }
 
 int64_t TokenShards::tokens() const {
   int64_t sum = 0;
-  for (const Shard& shard : shards_) sum += shard.header.tokens;
+  for (const ShardHeader& header : headers_) sum += header.tokens;
   return sum;
 }
 
-void TokenShards::read(int64_t shard, int64_t first, int64_t count, int64_t vocabulary, int32_t* out) const {
+template <class Take>
+void TokenShards::for_pieces(int64_t shard, int64_t first, int64_t count, const Take& take) const {
   DITHER_ASSERT(shard >= 0 && shard < shards() && first >= 0 && count >= 0 && first <= tokens(shard) - count);
-  DITHER_ASSERT(vocabulary <= std::numeric_limits<int32_t>::max());  // so that a token that passes fits in `out`
-  const Shard& from = shards_[shard];
-  const unsigned char* body = from.file.data() + kShardHeaderBytes;
-  int64_t offender = -1;
-  if (from.header.bytes_per_token == 2) {
-    offender = copy_checked(reinterpret_cast<const uint16_t*>(body) + first, count, vocabulary, out);
-  } else {
-    offender = copy_checked(reinterpret_cast<const uint32_t*>(body) + first, count, vocabulary, out);
+  constexpr int64_t kPieceBytes = 1 << 15;  // on the stack, and in the first cache while it is converted
+  const int64_t width = headers_[shard].bytes_per_token, most = kPieceBytes / width;
+  alignas(uint32_t) unsigned char piece[kPieceBytes];
+  for (int64_t done = 0; done < count; done += most) {
+    const int64_t tokens = std::min(most, count - done), at = first + done;
+    files_.read(shard, kShardHeaderBytes + at * width, tokens * width, piece);
+    if (width == 2) {
+      take(reinterpret_cast<const uint16_t*>(piece), tokens, at);
+    } else {
+      take(reinterpret_cast<const uint32_t*>(piece), tokens, at);
+    }
   }
-  if (offender < 0) return;
-  throw Error(
-      fmt::format("{}: token {} at position {} (counted from 0), but the vocabulary has {} tokens (0 to {}); set "
-                  "model.vocabulary to that of the tokenizer that made the shard, or make the shard again",
-                  from.path, static_cast<uint32_t>(out[offender]), first + offender, vocabulary, vocabulary - 1));
+}
+
+void TokenShards::read(int64_t shard, int64_t first, int64_t count, int64_t vocabulary, int32_t* out) const {
+  DITHER_ASSERT(vocabulary <= std::numeric_limits<int32_t>::max());  // so that a token that passes fits in `out`
+  for_pieces(shard, first, count, [&](const auto* tokens, int64_t number, int64_t at) {
+    const int64_t offender = copy_checked(tokens, number, vocabulary, out);
+    if (offender >= 0) {
+      throw DataError(
+          fmt::format("{}: token {} at position {} (counted from 0), but the vocabulary has {} tokens (0 to {}); set "
+                      "model.vocabulary to that of the tokenizer that made the shard, or make the shard again",
+                      path(shard), tokens[offender], at + offender, vocabulary, vocabulary - 1));
+    }
+    out += number;
+  });
 }
 
 void TokenShards::check(int64_t vocabulary) const {
@@ -171,28 +183,26 @@ void TokenShards::check(int64_t vocabulary) const {
 std::string TokenShards::fingerprint() const {
   constexpr int64_t kBlock = 4096, kBlocks = 64;  // 256 KiB a shard: milliseconds, and what tells copies apart
   std::string text;
-  for (const Shard& shard : shards_) {
-    const int64_t bytes = shard.file.bytes(), last = std::max<int64_t>(0, bytes - kBlock);
+  for (int64_t shard = 0; shard < shards(); ++shard) {
+    const int64_t bytes = files_.bytes(shard), last = std::max<int64_t>(0, bytes - kBlock);
     std::string sample;
     for (int64_t i = 0; i < kBlocks; ++i) {
       const int64_t begin = last * i / (kBlocks - 1), count = std::min(kBlock, bytes - begin);
-      sample.append(reinterpret_cast<const char*>(shard.file.data()) + begin, static_cast<size_t>(count));
+      const size_t before = sample.size();
+      sample.resize(before + static_cast<size_t>(count));
+      files_.read(shard, begin, count, sample.data() + before);
     }
-    text += fmt::format("{}: {} bytes, {}\n", shard.path.substr(shard.path.rfind('/') + 1), bytes, hash_text(sample));
+    text += fmt::format("{}: {} bytes, {}\n", path(shard).substr(path(shard).rfind('/') + 1), bytes, hash_text(sample));
   }
   return text;
 }
 
 int64_t TokenShards::count_of(int64_t shard, int64_t first, int64_t count, int32_t token) const {
-  DITHER_ASSERT(shard >= 0 && shard < shards() && first >= 0 && count >= 0 && first <= tokens(shard) - count);
-  const Shard& from = shards_[shard];
-  const unsigned char* body = from.file.data() + kShardHeaderBytes;
-  if (from.header.bytes_per_token == 2) {
-    const uint16_t* tokens = reinterpret_cast<const uint16_t*>(body) + first;
-    return std::count_if(tokens, tokens + count, [token](uint16_t id) { return id == token; });
-  }
-  const uint32_t* tokens = reinterpret_cast<const uint32_t*>(body) + first;
-  return std::count(tokens, tokens + count, static_cast<uint32_t>(token));
+  int64_t equal = 0;
+  for_pieces(shard, first, count, [&](const auto* tokens, int64_t number, int64_t) {
+    equal += std::count_if(tokens, tokens + number, [token](auto id) { return static_cast<int64_t>(id) == token; });
+  });
+  return equal;
 }
 
 }  // namespace dither

@@ -1,15 +1,17 @@
-// A corpus as files of token ids in llm.c's formats (docs/data-format.md), memory-mapped.
+// A corpus as files of token ids in llm.c's formats (docs/data-format.md).
 //
 //   bytes 0..1023   header of 256 little-endian words of 32 bits: magic, version, low and high half of the token count
 //   bytes 1024..    the tokens: uint16 under magic 20240520, version 1; uint32 under magic 20240801, version 7
 //
-// Counts and positions are 64-bit throughout. One corpus may mix both widths. The files must not shrink while they are
-// open: that is the one damage a memory map cannot report (the system sends SIGBUS).
+// Counts and positions are 64-bit throughout. One corpus may mix both widths. Tokens are read by offset when they are
+// asked for (shard_files.h), so a file that has become shorter or cannot be read is an Error then.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "src/data/shard_files.h"
 
 namespace dither {
 
@@ -26,21 +28,6 @@ struct ShardHeader {
 /// Throws Error: empty or truncated file, wrong magic or version, a count that does not match the size.
 ShardHeader parse_shard_header(const unsigned char* header, int64_t file_bytes, const std::string& path);
 
-/// A file's bytes as memory, read only, for as long as the object lives.
-class MappedFile {
- public:
-  explicit MappedFile(const std::string& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-  ~MappedFile();
-  const unsigned char* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  const unsigned char* data_ = nullptr;  // null where the file is empty
-  int64_t bytes_ = 0;
-};
-
 /// All shards that a path or glob ("data/x/train_*.bin") names, in the order of their names' bytes.
 /// Every method is const and may be called from several threads at once.
 class TokenShards {
@@ -49,13 +36,14 @@ class TokenShards {
   explicit TokenShards(const std::string& pattern);
 
   const std::string& pattern() const { return pattern_; }
-  int64_t shards() const { return static_cast<int64_t>(shards_.size()); }
-  int64_t tokens() const;                                                       // of all shards
-  int64_t tokens(int64_t shard) const { return shards_[shard].header.tokens; }  // of one
-  const std::string& path(int64_t shard) const { return shards_[shard].path; }
+  int64_t shards() const { return static_cast<int64_t>(headers_.size()); }
+  int64_t tokens() const;                                                 // of all shards
+  int64_t tokens(int64_t shard) const { return headers_[shard].tokens; }  // of one
+  const std::string& path(int64_t shard) const { return files_.path(shard); }
 
   /// Copies the tokens [first, first + count) of a shard, which must lie inside it, to `out`.
-  /// Throws Error naming file and position if one of them is `vocabulary` or more: every token that is used is checked.
+  /// Throws DataError naming file and position if one of them is `vocabulary` or more (every token that is used is
+  /// checked), or cannot be read.
   void read(int64_t shard, int64_t first, int64_t count, int64_t vocabulary, int32_t* out) const;
 
   /// Reads every token once, as read() does: so that a bad one is heard before a run begins and not in its midst.
@@ -69,13 +57,13 @@ class TokenShards {
   int64_t count_of(int64_t shard, int64_t first, int64_t count, int32_t token) const;
 
  private:
-  struct Shard {
-    std::string path;
-    MappedFile file;
-    ShardHeader header;
-  };
+  /// Calls take(tokens, their count, where the first of them stands) for [first, first + count) piece by piece.
+  template <class Take>
+  void for_pieces(int64_t shard, int64_t first, int64_t count, const Take& take) const;
+
   std::string pattern_;
-  std::vector<Shard> shards_;
+  ShardFiles files_;
+  std::vector<ShardHeader> headers_;  // of each file
 };
 
 }  // namespace dither

@@ -110,7 +110,7 @@ class Run {
     const Clock::time_point begin = Clock::now();
     bool stop = false;
     while (trainer_.steps_done() < config_.steps && !trainer_.must_stop() && !stop) {
-      StepResult result = trainer_.step(signs());
+      StepResult result = step();
       if (ranks_.size() == 1) {  // nobody else has to hear of it first
         result.stop = result.stop || StopSignals::received() != 0;
         result.save = result.save || StopSignals::take_save_request();
@@ -151,6 +151,26 @@ class Run {
   bool in_own_folder(const std::string& checkpoint) const {
     return std::filesystem::weakly_canonical(checkpoint).parent_path() ==
            std::filesystem::weakly_canonical(folder_.checkpoints_path());
+  }
+
+  /// The next step. Where its data cannot be read nothing of it is applied, and the state before it is saved. Not on
+  /// several ranks: the others wait within the step, so rank by rank nothing can be saved, and the error ends the job.
+  StepResult step() {
+    try {
+      return trainer_.step(signs());
+    } catch (const DataError&) {
+      if (ranks_.size() == 1) save_before_error();
+      throw;
+    }
+  }
+
+  void save_before_error() {
+    try {
+      checkpoints_.finish(trainer_.state(), true);
+      report_checkpoints();
+    } catch (const std::exception& e) {  // the error of the data is the one to be told last
+      progress_->warn(e.what());
+    }
   }
 
   StepSigns signs() const {

@@ -1,6 +1,11 @@
 // Laws of token shards: what is read is what was written, at every width and position, and nothing wrong passes.
 #include "src/data/token_shards.h"
 
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <thread>
+
 #include "tests/catch.h"
 #include "tests/data/files.h"
 
@@ -154,6 +159,83 @@ TEST_CASE("a pattern that names no shard is refused with a cure") {
   REQUIRE(has(error_of([&] { TokenShards shards(folder / "no.bin"); }), "no.bin: no file matches"));
   REQUIRE(
       has(error_of([&] { TokenShards shards(folder.path()); }), ": not a file; data paths name shards, for example "));
+}
+
+// Catches: a memory map (SIGBUS ends the program), zeros or old bytes in the place of what is gone, a position in
+// tokens called an offset.
+TEST_CASE("a shard that becomes shorter while it is open is an error with its offset") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "x.bin";
+  write_file(path, shard_bytes(counting<uint16_t>(0, 50'000)));
+  const TokenShards shards(path);
+  std::vector<int32_t> out(40'000);
+  shards.read(0, 10'000, 40'000, 65536, out.data());
+  REQUIRE(out.back() == 49'999);
+  std::filesystem::resize_file(path, 1024 + 2 * 30'000);
+  const std::string shorter = path + ": ends at offset 61024 or before, but had 101024 bytes when it was opened";
+  REQUIRE(has(error_of([&] { shards.read(0, 10'000, 40'000, 65536, out.data()); }), shorter));
+  REQUIRE(has(error_of([&] { shards.count_of(0, 0, 50'000, 7); }), shorter));
+  REQUIRE(has(error_of([&] { shards.check(65536); }), shorter));
+  REQUIRE(has(error_of([&] { shards.fingerprint(); }), path + ": ends at offset"));
+  shards.read(0, 0, 30'000, 65536, out.data());  // what is there can be read
+  REQUIRE(out[29'999] == 29'999);
+  REQUIRE_THROWS_AS(shards.read(0, 30'000, 1, 65536, out.data()), DataError);
+}
+
+// Catches: a descriptor for each shard, one that is closed while another thread reads from it, a file opened again
+// under another's number.
+TEST_CASE("a corpus of more shards than descriptors is read by several threads") {
+  const TemporaryFolder folder;
+  constexpr int kShards = 80;
+  for (int i = 0; i < kShards; ++i) {
+    write_file(folder / ("t_" + std::to_string(100 + i) + ".bin"), shard_bytes<uint16_t>({static_cast<uint16_t>(i)}));
+  }
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit few = before;
+  few.rlim_cur = 48;
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &few) == 0);
+  std::atomic<int> wrong{0};
+  {
+    const TokenShards shards(folder / "t_*.bin");
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t) {
+      threads.emplace_back([&shards, &wrong, t] {
+        for (int i = 0; i < 10 * kShards; ++i) {
+          const int shard = (i * 7 + t * 31) % kShards;
+          int32_t token = -1;
+          shards.read(shard, 0, 1, 1000, &token);
+          if (token != shard) ++wrong;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    write_file(folder / "t_100.bin",
+               shard_bytes<uint16_t>({5, 6}));  // closed long ago: it is not the same file any more
+    int32_t token = 0;
+    for (int i = 1; i < kShards; ++i) shards.read(i, 0, 1, 1000, &token);
+    const std::string error = error_of([&] { shards.read(0, 0, 1, 1000, &token); });
+    setrlimit(RLIMIT_NOFILE, &before);
+    REQUIRE(has(error, "t_100.bin: was changed while it was in use: 1028 bytes now, 1026 when it was opened first"));
+  }
+  REQUIRE(wrong == 0);
+}
+
+// Catches: a pipe whose writer is waited for, "no file matches" that does not say where it was looked for, a pattern of
+// another tool that simply matches nothing.
+TEST_CASE("a path that cannot be meant is refused with what helps") {
+  const TemporaryFolder folder;
+  const auto error_with = [](const std::string& pattern) { return error_of([&] { TokenShards shards(pattern); }); };
+  REQUIRE(mkfifo((folder / "pipe.bin").c_str(), 0600) == 0);
+  REQUIRE(has(error_with(folder / "pipe.bin"), "pipe.bin: not a file; data paths name shards"));
+  REQUIRE(has(error_with("no/such/train_*.bin"), "no/such/train_*.bin: no file matches (relative to " +
+                                                     std::filesystem::current_path().string() +
+                                                     "); there is no folder no/such/; make shards"));
+  REQUIRE(has(error_with(folder / "{a,b}_*.bin"), "no file matches; {a,b} is not taken: give one pattern with * or ?"));
+  REQUIRE(has(error_with(folder / "a.bin," + folder / "b.bin"), "a list of paths is not taken"));
+  REQUIRE(has(error_with(folder / "[v1]_*.bin"), "[abc] stands for one of these characters, write [[] for a bracket"));
+  REQUIRE(has(error_with("~/train_*.bin"), "~ and $NAME are not replaced"));
+  REQUIRE(has(error_with(folder / "**/train.bin"), "** does not search folders within folders"));
 }
 
 }  // namespace dither
