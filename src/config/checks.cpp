@@ -149,6 +149,13 @@ void check_parallel(const Config& config, const Given& given) {
   }
 }
 
+void check_data(const Config& config, const Given& given) {
+  if (config.data.ignore_token < config.model.vocabulary) return;
+  fail(given, "data.ignore_token",
+       fmt::format("is {}, which no token is with model.vocabulary {}: needs an id from 0 to {}, or -1 to count all",
+                   config.data.ignore_token, config.model.vocabulary, config.model.vocabulary - 1));
+}
+
 void check_evaluation(const Config& config, const Given& given) {
   if (config.evaluation.every_steps > 0 && config.data.validation.empty()) {
     fail(given, "evaluation.every_steps",
@@ -295,6 +302,7 @@ void check_contradictions(const Config& config, const Given& given) {
   check_batch(config, given);
   check_precision(config, given);
   check_parallel(config, given);
+  check_data(config, given);
   check_evaluation(config, given);
 }
 

@@ -52,6 +52,20 @@ TEST_CASE("a wrong value is shown with what is allowed and the nearest word") {
   CHECK(long_text.size() < 150);
 }
 
+// Catches: an id that no target can equal, which the loader then asserts.
+TEST_CASE("a token to ignore is a token of the model, or none") {
+  const auto with = [](int vocabulary, int ignored) {
+    return small_with(R"({"model": {"vocabulary": )" + std::to_string(vocabulary) + R"(}, "data": {"ignore_token": )" +
+                      std::to_string(ignored) + "}}");
+  };
+  CHECK(error_of(with(257, 257)) ==
+        "t.json: data.ignore_token is 257, which no token is with model.vocabulary 257: needs an id from 0 to 256, or "
+        "-1 to count all");
+  CHECK(contains(error_of(with(257, 50256)), "data.ignore_token is 50256"));
+  CHECK(parsed(with(257, 256)).data.ignore_token == 256);
+  CHECK(parsed(with(257, -1)).data.ignore_token == -1);
+}
+
 TEST_CASE("steps and data.train have no default") {
   CHECK(error_of(R"({"model": {"preset": "llama-tiny"}, "data": {"train": "a"}})") ==
         "t.json: steps is missing, needs an integer from 1 to 4294967295\n       meaning: optimizer steps of the whole "
