@@ -14,6 +14,8 @@ Use any byte-level tokenizer.json (Llama 3, Qwen 2.5, ...):
 Writes train_000000.bin, ..., val_000000.bin, ..., tokenizer.bin and tokenizer.json (docs/data-format.md). Shards are
 16-bit for up to 65,536 tokens, else 32-bit. A line `<|endoftext|>` in a text separates documents; the text itself never
 produces a special token. Each document is followed by the end-of-text token.
+Compressed files are known by their first bytes; what is no text (archives, Parquet, PDF, UTF-16, JSON Lines, zero
+bytes) is refused with the command that makes text of it.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import struct
 import sys
 import time
@@ -36,7 +39,32 @@ SHARD_16 = (20240520, 1, "H")  # magic, version, array type of uint16
 SHARD_32 = (20240801, 7, "I")  # ... of uint32
 TOKENIZER_MAGIC = 20240328
 HEADER_BYTES = 1024
-OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+LEAST_SHARD = (1 << 20) + 1  # tokens: the longest window that a config allows; a shorter shard may hold no sample
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OPENERS = {b"\xfd7zXZ\0": lzma.open, b"\x1f\x8b": gzip.open, b"BZh": bz2.open}  # by the first bytes, not the name
+SUFFIXES = (".xz", ".gz", ".bz2")
+# What is no text: magic bytes, where they are, what it is, the command that helps. src/data/text_kind.cpp has the same.
+OTHER_KINDS = (
+    (b"\x28\xb5\x2f\xfd", 0, "compressed by zstd", "zstdcat {0} > {0}.txt"),
+    (b"\x04\x22\x4d\x18", 0, "compressed by lz4", "lz4cat {0} > {0}.txt"),
+    (b"\x1f\x9d", 0, "compressed by compress", "zcat {0} > {0}.txt"),
+    (b"PK\x03\x04", 0, "a zip archive (or .docx, .epub, .xlsx)", "unzip -p {0} > {0}.txt"),
+    (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "7z x -so {0} > {0}.txt"),
+    (b"ustar", 257, "a tar archive", "tar -xOf {0} > {0}.txt"),
+    (b"PAR1", 0, "a Parquet table",
+     "python3 -c 'import pandas; print(*pandas.read_parquet(\"{0}\").text, sep=\"\\n<|endoftext|>\\n\")' > {0}.txt"),
+    (b"ARROW1", 0, "an Arrow table",
+     "python3 -c 'import pandas; print(*pandas.read_feather(\"{0}\").text, sep=\"\\n<|endoftext|>\\n\")' > {0}.txt"),
+    (b"%PDF-", 0, "a PDF document", "pdftotext {0} {0}.txt"),
+    (b"{\\rtf", 0, "an RTF document", "unrtf --text {0} > {0}.txt"),
+    (b"\x88\xd8\x34\x01", 0, "a shard of tokens already (16 bits)", "name it in data.train"),
+    (b"\xa1\xd9\x34\x01", 0, "a shard of tokens already (32 bits)", "name it in data.train"),
+    (b"\xff\xfe\0\0", 0, "text in UTF-32", "iconv -f UTF-32 -t UTF-8 {0} > {0}.txt"),
+    (b"\0\0\xfe\xff", 0, "text in UTF-32", "iconv -f UTF-32 -t UTF-8 {0} > {0}.txt"),
+    (b"\xff\xfe", 0, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > {0}.txt"),
+    (b"\xfe\xff", 0, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > {0}.txt"),
+)
+JSON_TEXT = re.compile(rb'\{.*"(text|content|raw_content)" *: *"')
 
 
 class Failure(Exception):
@@ -46,9 +74,8 @@ class Failure(Exception):
 def main():
     options = parse_arguments()
     try:
+        check_inputs(options.text + options.validation, options.output)
         tokenizers = import_tokenizers()
-        texts = options.text + options.validation
-        check_inputs(texts, options.output)
         tokenizer = make_tokenizer(tokenizers, options)
         write_corpus(tokenizer, options)
     except Failure as failure:
@@ -84,9 +111,11 @@ def parse_arguments():
         parser.error(f"--validation-fraction is {options.validation_fraction}, needs 0 or more and less than 1")
     if options.train_tokenizer is not None and options.train_tokenizer < 257:
         parser.error(f"--train-tokenizer is {options.train_tokenizer}, needs 257 or more: 256 bytes and end of text")
-    for name in ("train_bytes", "shard_tokens"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, needs 1 or more")
+    if options.train_bytes < 1:
+        parser.error(f"--train-bytes is {options.train_bytes}, needs 1 or more")
+    if options.shard_tokens < LEAST_SHARD:
+        parser.error(f"--shard-tokens is {options.shard_tokens}, needs {LEAST_SHARD} or more: a shard that is shorter "
+                     "than model.sequence_length + 1 holds no sample")
     return options
 
 
@@ -105,7 +134,8 @@ def import_tokenizers():
 def check_inputs(texts, output):
     for path in texts:
         if not path.is_file():
-            raise Failure(f"{path}: no such text file")
+            raise Failure(f"{path}: {'not a file' if path.exists() else 'no such text file'}")
+        check_is_text(path)
     old = [path for pattern in ("train_*.bin", "val_*.bin", "tokenizer.*") for path in sorted(output.glob(pattern))]
     if old:
         raise Failure(
@@ -114,17 +144,52 @@ def check_inputs(texts, output):
         )
 
 
+def check_is_text(path):
+    """Looks at the first MiB of the text. NUL bytes further on are found when the text is read (chunks())."""
+    with open_text(path) as file:
+        start = file.read(1 << 20)
+    for magic, offset, what, command in OTHER_KINDS:
+        if start.startswith(magic, offset):
+            raise Failure(f"{path}: {what}, needs plain text in UTF-8\n       cure: {command.format(path)}")
+    lines = [line for line in start.removeprefix(BYTE_ORDER_MARK).split(b"\n", 2)[:2] if line.strip()]
+    fields = [JSON_TEXT.match(line) for line in lines]
+    if fields and all(fields) and (len(lines) < 2 or lines[0].rstrip().endswith(b"}")):
+        field = fields[0][1].decode()
+        raise Failure(
+            f'{path}: JSON Lines (objects with a field "{field}"), needs plain text in UTF-8\n'
+            f"       cure: jq -r '.{field}, \"<|endoftext|>\"' {path} > {path}.txt"
+        )
+    check_has_no_zero(path, start, 0)
+
+
+def check_has_no_zero(path, piece, offset):
+    zero = piece.find(b"\0")
+    if zero < 0:
+        return
+    if piece.count(b"\0") * 4 > len(piece):
+        what, cure = " (UTF-16 without a mark?)", f"iconv -f UTF-16{'LE' if zero % 2 else 'BE'} -t UTF-8 {path}"
+    else:
+        what, cure = "", f"look at it (file {path}); where it is text but for zeros: tr -d '\\000' < {path}"
+    raise Failure(f"{path}: byte {offset + zero} is 0, which no text has{what}, needs plain text in UTF-8\n"
+                  f"       cure: {cure} > {path}.txt")
+
+
 @contextlib.contextmanager
 def open_text(path):
     try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as file:
+        with open(path, "rb") as file:
+            start = file.read(8)
+        packed = [opener for magic, opener in OPENERS.items() if start.startswith(magic)]
+        if not packed and path.suffix in SUFFIXES:
+            raise Failure(f"{path}: is not what its name says: it does not begin as a {path.suffix} file does")
+        with (packed[0] if packed else open)(path, "rb") as file:
             yield file
     except (OSError, EOFError, lzma.LZMAError) as failure:  # the decompressors' messages do not name the file
         raise Failure(f"{path}: could not read the text: {failure}") from None
 
 
 def is_separator(line):
-    return line.strip() == SEPARATOR
+    return line.removeprefix(BYTE_ORDER_MARK).strip() == SEPARATOR  # the mark of a file, or of one that was appended
 
 
 # ---- text to chunks -------------------------------------------------------------------------------------------------
@@ -174,6 +239,10 @@ def chunks(path, begin, end):
                     yield text(), True
                 parts, held = [], 0
                 continue
+            if b"\0" in line:
+                check_has_no_zero(path, line, start)
+            if start == 0:
+                line = line.removeprefix(BYTE_ORDER_MARK)
             if held >= CHUNK_BYTES and line[:1].isalnum() and parts[-1][-2:-1].isalnum() and parts[-1].endswith(b"\n"):
                 yield text(), False
                 parts, held = [], 0
@@ -293,6 +362,14 @@ class Outputs:
         self.names.append(name)
         return self.folder / f"{name}.partial"
 
+    def discard(self, name):
+        """Takes a file back; its bytes."""
+        self.names.remove(name)
+        partial = self.folder / f"{name}.partial"
+        content = partial.read_bytes()
+        partial.unlink()
+        return content
+
     def __enter__(self):
         return self
 
@@ -315,7 +392,7 @@ class ShardWriter:
     def append(self, ids):
         while ids:
             if self.file is None:
-                self.file = open(self.outputs.path(f"{self.split}_{self.shards:06d}.bin"), "wb")
+                self.file = open(self.outputs.path(self.name(self.shards)), "wb")
                 self.file.write(bytes(HEADER_BYTES))
                 self.in_shard, self.shards = 0, self.shards + 1
             part, ids = ids[: self.shard_tokens - self.in_shard], ids[self.shard_tokens - self.in_shard :]
@@ -327,6 +404,21 @@ class ShardWriter:
             self.tokens += len(part)
             if self.in_shard == self.shard_tokens:
                 self.close()
+
+    def name(self, shard):
+        return f"{self.split}_{shard:06d}.bin"
+
+    def end(self):
+        """Completes the last shard. One that is shorter than LEAST_SHARD goes to the end of the shard before it."""
+        if self.file is not None and self.shards > 1 and self.in_shard < LEAST_SHARD:
+            self.file.close()
+            last = self.outputs.discard(self.name(self.shards - 1))
+            self.shards -= 1
+            self.file = open(self.outputs.folder / f"{self.name(self.shards - 1)}.partial", "r+b")
+            self.file.seek(0, os.SEEK_END)
+            self.file.write(last[HEADER_BYTES:])
+            self.in_shard += self.shard_tokens
+        self.close()
 
     def close(self):
         if self.file is None:
@@ -349,7 +441,7 @@ def write_corpus(tokenizer, options):
     with Outputs(options.output) as outputs:
         for split, ranges in (("train", train), ("val", validation)):
             writer = ShardWriter(outputs, split, len(strings), options.shard_tokens)
-            write_split(tokenizer, end_of_text, ranges, writer)
+            write_split(tokenizer, end_of_text, strings, ranges, writer)
             if ranges and writer.tokens == 0:
                 raise Failure(
                     f"no text for {split} in {ranges[0][0]}"
@@ -366,15 +458,17 @@ def write_corpus(tokenizer, options):
     say(f"{options.output}: vocabulary {len(strings):,}; set model.vocabulary to it")
 
 
-def write_split(tokenizer, end_of_text, ranges, writer):
-    started, text_bytes, batch = time.monotonic(), 0, []
+def write_split(tokenizer, end_of_text, strings, ranges, writer):
+    started, text_bytes, given_back, batch = time.monotonic(), 0, 0, []
+    lengths = [len(string) for string in strings]
 
     def flush():
-        nonlocal text_bytes
+        nonlocal text_bytes, given_back
         encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # without offsets, where it exists
         for encoding, (text, ends) in zip(encode([text for text, _ in batch], add_special_tokens=False), batch):
             writer.append(encoding.ids + [end_of_text] * ends)
             text_bytes += len(text.encode("utf-8"))
+            given_back += sum(map(lengths.__getitem__, encoding.ids))
         batch.clear()
 
     for path, begin, end in ranges:
@@ -383,12 +477,24 @@ def write_split(tokenizer, end_of_text, ranges, writer):
             if len(batch) == BATCH_CHUNKS:
                 flush()
     flush()
-    writer.close()
-    if writer.tokens:
+    writer.end()
+    if not writer.tokens:
+        return
+    say(
+        f"{writer.split}: {counted(writer.tokens, 'token')} in {counted(writer.shards, 'shard')}, {given_back:,} bytes "
+        f"of text, {given_back / writer.tokens:.2f} bytes a token, {time.monotonic() - started:.0f} s"
+    )
+    normalizer = json.loads(tokenizer.to_str())["normalizer"]
+    if normalizer is not None or given_back != text_bytes:
+        how = f"normalizes text ({normalizer['type']})" if normalizer is not None else "changes text"
         say(
-            f"{writer.split}: {writer.tokens:,} tokens in {writer.shards} shard(s), {text_bytes:,} bytes of text, "
-            f"{text_bytes / writer.tokens:.2f} bytes a token, {time.monotonic() - started:.0f} s"
+            f"note: the tokenizer {how}: the tokens stand for {given_back:,} bytes, the text has {text_bytes:,}; bits per "
+            "byte are of the text as the tokens give it back, and compare with no other tokenizer's"
         )
+
+
+def counted(n, noun):
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def say(line):

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "src/data/text_kind.h"
 #include "src/data/token_shards.h"
 #include "src/data/tokenizer.h"
 
@@ -21,9 +22,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kBlockBytes = 1 << 20;      // what is read at once: large enough that calls do not count
-constexpr uint16_t kEndOfText = 256;          // byte_tokenizer().end_of_text(), asserted below
-constexpr const char* kPartial = ".partial";  // no "train_*.bin" glob matches a file that is not complete
+constexpr int64_t kBlockBytes = 1 << 20;         // what is read at once: large enough that calls do not count
+constexpr int64_t kLeastTokens = (1 << 20) + 1;  // of a shard behind others: the longest window that a config allows
+constexpr uint16_t kEndOfText = 256;             // byte_tokenizer().end_of_text(), asserted below
+constexpr const char* kPartial = ".partial";     // no "train_*.bin" glob matches a file that is not complete
 
 struct CloseFile {
   void operator()(std::FILE* file) const { std::fclose(file); }
@@ -56,6 +58,13 @@ class OutputFiles {
     return file;
   }
 
+  /// Takes a file back.
+  void discard(const std::string& path) {
+    std::error_code ignored;  // a file that stays has a name that no glob matches
+    fs::remove(path + kPartial, ignored);
+    std::erase(paths_, path);
+  }
+
   /// Renames in the order of creation.
   void commit() {
     for (const std::string& path : paths_) {
@@ -78,7 +87,8 @@ void finish(File& file, const std::string& path) {
   file.reset();
 }
 
-/// The tokens of one split, cut into shards of equal size.
+/// The tokens of one split, cut into shards of equal size. A remainder that is shorter than kLeastTokens goes to the
+/// end of the shard before it.
 class ShardWriter {
  public:
   /// `prefix` is what a shard's path has before its number.
@@ -102,6 +112,16 @@ class ShardWriter {
     append_tokens();
   }
 
+  /// After the last token.
+  void end() {
+    if (file_ && shards_ > 1 && in_shard_ < kLeastTokens) return join_to_previous();
+    close();
+  }
+
+  int64_t tokens() const { return tokens_; }
+  int64_t shards() const { return shards_; }
+
+ private:
   /// Completes the open shard; the count in its header is known only now.
   void close() {
     if (!file_) return;
@@ -112,12 +132,27 @@ class ShardWriter {
     finish(file_, path_);
   }
 
-  int64_t tokens() const { return tokens_; }
-  int64_t shards() const { return shards_; }
+  void join_to_previous() {
+    finish(file_, path_);
+    std::vector<uint16_t> rest(static_cast<size_t>(in_shard_));
+    file_.reset(std::fopen((path_ + kPartial).c_str(), "rb"));
+    if (!file_ || std::fseek(file_.get(), kShardHeaderBytes, SEEK_SET) != 0 ||
+        std::fread(rest.data(), sizeof(uint16_t), rest.size(), file_.get()) != rest.size()) {
+      fail(path_, "read back");
+    }
+    outputs_.discard(path_);
+    path_ = path_of(--shards_ - 1);
+    file_.reset(std::fopen((path_ + kPartial).c_str(), "r+b"));
+    if (!file_ || std::fseek(file_.get(), 0, SEEK_END) != 0) fail(path_, "open again");
+    write(file_.get(), rest.data(), rest.size() * sizeof(uint16_t), path_);
+    in_shard_ += shard_tokens_;
+    close();
+  }
 
- private:
+  std::string path_of(int64_t shard) const { return fmt::format("{}{:06d}.bin", prefix_, shard); }
+
   void open() {
-    path_ = fmt::format("{}{:06d}.bin", prefix_, shards_++);
+    path_ = path_of(shards_++);
     file_ = outputs_.create(path_);
     in_shard_ = 0;
     const std::string header(kShardHeaderBytes, '\0');
@@ -151,7 +186,14 @@ void split_document(const std::string& path, int64_t size, int64_t cut, ShardWri
   size_t count = 0;
   while ((count = std::fread(block.data(), 1, block.size(), file.get())) > 0) {
     std::string_view bytes(block.data(), count);
-    if (part == &train && at + static_cast<int64_t>(count) >= cut) {
+    if (at == 0) check_begins_as_text(path, bytes);
+    check_has_no_zero(path, bytes, at);
+    const int64_t end = at + static_cast<int64_t>(count);
+    if (at == 0 && bytes.starts_with(kUtf8ByteOrderMark)) {  // says how the text is encoded, and is none of it
+      bytes.remove_prefix(kUtf8ByteOrderMark.size());
+      at = static_cast<int64_t>(kUtf8ByteOrderMark.size());
+    }
+    if (part == &train && end >= cut) {
       // The newline may be the last byte before the cut, which then needs no moving.
       const size_t newline = bytes.find('\n', static_cast<size_t>(std::max<int64_t>(cut - 1 - at, 0)));
       if (newline != std::string_view::npos && at + static_cast<int64_t>(newline) + 1 < size) {
@@ -162,7 +204,7 @@ void split_document(const std::string& path, int64_t size, int64_t cut, ShardWri
       }
     }
     part->append(bytes);
-    at += static_cast<int64_t>(count);
+    at = end;
   }
   if (std::ferror(file.get())) fail(path, "read");
   part->append_end_of_text();
@@ -220,8 +262,8 @@ PreparedCorpus prepare_byte_corpus(const std::vector<std::string>& text_files, c
     const auto held_out = static_cast<int64_t>(validation_fraction * static_cast<double>(sizes[i]));
     split_document(text_files[i], sizes[i], sizes[i] - held_out, train, validation);
   }
-  train.close();
-  validation.close();
+  train.end();
+  validation.end();
   if (validation_fraction > 0 && validation.tokens() == 0) {
     throw Error(
         fmt::format("validation fraction {} gives validation not one line of the text ({}); raise it, add text, or "

@@ -81,6 +81,77 @@ TEST_CASE("without a fraction or without lines all goes to training") {
   REQUIRE(text_of(folder / "some/val_*.bin") == "b\n#");
 }
 
+// Catches: a last shard too short for any sample, a remainder that is lost or whose shard has an old count, the other
+// split's file taken back in its place.
+TEST_CASE("a remainder shorter than any window goes to the shard before it") {
+  const TemporaryFolder folder;
+  const int64_t shard = 1'100'000, rest = GENERATE(1, 1'048'576, 1'048'577);
+  std::string text(static_cast<size_t>(2 * shard + rest - 1), 'x');  // and end of text
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>('a' + i % 23);
+  text[1000] = '\n';
+  write_file(folder / "x.txt", text);
+  write_file(folder / "v.txt", "one\ntwo\n");  // its half opens the validation shard before training ends
+  const PreparedCorpus made = prepare_byte_corpus({folder / "v.txt", folder / "x.txt"}, folder / "out", 0.0, shard);
+  const TokenShards shards(folder / "out/train_*.bin");
+  REQUIRE(shards.shards() == made.train_shards);
+  REQUIRE(text_of(folder / "out/train_*.bin") == "one\ntwo\n#" + text + "#");
+  const int64_t left = rest + 9;
+  REQUIRE(shards.tokens(0) == shard);
+  if (left > 1'048'576) {
+    REQUIRE((shards.shards() == 3 && shards.tokens(2) == left));
+  } else {
+    REQUIRE((shards.shards() == 2 && shards.tokens(1) == shard + left));
+  }
+  REQUIRE_FALSE(std::filesystem::exists(folder / "out/train_000002.bin.partial"));
+}
+
+// Catches: archives, documents, records and other encodings tokenized as prose; prose that is refused.
+TEST_CASE("what is no plain text is refused with the command that makes text of it") {
+  using namespace std::string_literals;
+  const TemporaryFolder folder;
+  const std::string path = folder / "f";
+  const auto error_with = [&](const std::string& bytes) {
+    write_file(path, bytes);
+    std::filesystem::remove_all(folder / "out");
+    return error_of([&] { prepare_byte_corpus({path}, folder / "out", 0.0); });
+  };
+  const std::string rest = "and so on\nand on\n";
+  const std::vector<std::pair<std::string, std::string>> kinds = {
+      {"\x1F\x8B\x08"s, "zcat"},
+      {"\xFD"
+       "7zXZ\0"s,
+       "xzcat"},
+      {"\x28\xB5\x2F\xFD"s, "zstdcat"},
+      {"BZh91AY&SY"s, "bzcat"},
+      {"PAR1"s, "read_parquet"},
+      {"%PDF-1.4\n"s, "pdftotext"},
+      {"PK\x03\x04"s, "unzip"},
+      {std::string(257, 'n') + "ustar", "tar"},
+      {"\xFF\xFEh\0i\0"s, "iconv -f UTF-16 -t UTF-8"},
+      {"\xFE\xFF\0h\0i"s, "iconv -f UTF-16 -t"},
+      {"\xFF\xFE\0\0h\0\0\0"s, "iconv -f UTF-32"},
+      {"h\0e\0l\0l\0o\0 \0a\0l\0l\0 \0o\0f\0"s, "iconv -f UTF-16LE"},
+      {"text\0with a zero, "s, "tr -d '\\000'"},
+      {"{\"text\": \"one\"}\n"s, "jq -r .text"},
+      {shard_bytes<uint16_t>({1}), "data.train"}};
+  for (const auto& [start, command] : kinds) {
+    const std::string error =
+        error_with(command == "jq -r .text" ? start + "{\"id\": 1, \"text\": \"two\"}\n" : start + rest);
+    INFO(command);
+    REQUIRE(has(error, path + ": "));
+    REQUIRE(has(error, "needs plain text in UTF-8\n       cure: "));
+    REQUIRE(has(error, command));
+  }
+  const std::string prose = lines(100'000);  // longer than what is read at once
+  REQUIRE(has(error_with(prose + "\0"s), path + ": byte " + std::to_string(prose.size()) + " is 0, which no text has"));
+  for (const std::string& text :
+       {"{\n  \"text\": 1\n}\n"s, "BZh is a name\n"s, "{\"text\": \"x\"}\nprose\n"s, "PAR 1\n"s}) {
+    REQUIRE(error_with(text).empty());
+  }
+  REQUIRE(error_with("\xEF\xBB\xBF" + rest).empty());
+  REQUIRE(text_of(folder / "out/train_*.bin") == rest + "#");
+}
+
 // Catches: each check left out, a message that does not name the file, and anything left behind by a refusal.
 TEST_CASE("what cannot be prepared is refused and leaves nothing behind") {
   const TemporaryFolder folder;
