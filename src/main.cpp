@@ -12,6 +12,7 @@
 #include <new>
 #include <system_error>
 
+#include "base/bus_error.h"
 #include "base/commit.h"
 #include "base/error.h"
 #include "src/commands/commands.h"
@@ -74,6 +75,7 @@ int main(int argc, char** argv) {
   // A file that may not grow any further (ulimit -f, quotas of batch systems): the write that fails says so, and is met
   // where it can be, instead of the program's death.
   std::signal(SIGXFSZ, SIG_IGN);
+  dither::report_bus_errors();
   CLI::App app(kDescription, "dither");
   app.set_help_flag("-h,--help", "Show this help and exit");
   app.set_version_flag("--version", std::string("dither " DITHER_VERSION ", commit ") + dither::commit(),

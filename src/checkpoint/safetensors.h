@@ -62,7 +62,7 @@ struct SafetensorsContents {
 SafetensorsContents parse_safetensors(const std::byte* bytes, int64_t size, const std::string& origin);
 
 /// A safetensors file, mapped into memory as long as this lives. Whoever replaces the file must rename another over it,
-/// as write_safetensors() does: a mapped file cut short in place would end the program.
+/// as write_safetensors() does: a mapped file cut short in place ends the program (bus_error.h).
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);  // throws Error: not to be read, or not valid
