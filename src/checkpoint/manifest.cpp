@@ -207,6 +207,15 @@ Ordered json_of(const ShardRecord& shard) {
 
 }  // namespace
 
+std::string to_text(const DataIdentity& identity) {
+  return identity.shards + (identity.tokenizer.empty() ? "" : " " + identity.tokenizer);
+}
+
+DataIdentity parse_data_identity(const std::string& data) {
+  const size_t space = data.find(' ');
+  return {data.substr(0, space), space == std::string::npos ? "" : data.substr(space + 1)};
+}
+
 std::string to_text(const ShardRecord& shard) { return json_of(shard).dump(); }
 
 ShardRecord parse_shard_record(const std::string& text) {

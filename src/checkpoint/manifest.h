@@ -54,10 +54,18 @@ struct Manifest {
   std::string commit;      // of the program
   std::string arithmetic;  // Backend::arithmetic()
   std::string algorithms;  // table of the matrix products' algorithms, as JSON text; "": none
-  std::string data;        // XXH3 of the training data's fingerprint
+  std::string data;        // by what the training data is known, see DataIdentity
   int64_t ranks = 1;       // that wrote it
   std::vector<ShardRecord> shards;
 };
+
+/// By what a checkpoint knows its training data: XXH3 of the shards' fingerprint and, where there is one, that of the
+/// tokenizer behind a space.
+struct DataIdentity {
+  std::string shards, tokenizer;  // "": no tokenizer, or an old checkpoint, which does not say
+};
+std::string to_text(const DataIdentity& identity);
+DataIdentity parse_data_identity(const std::string& data);
 
 /// A shard's record as JSON, for the way between ranks.
 std::string to_text(const ShardRecord& shard);

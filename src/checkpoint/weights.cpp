@@ -1,6 +1,7 @@
 #include "src/checkpoint/weights.h"
 
 #include <cstring>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace dither {
 namespace {
 
 constexpr const char* kConfigKey = "dither_config";
+constexpr const char* kTokenizerKey = "dither_tokenizer";
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -96,7 +98,7 @@ void fetch(const Parameter& p, ConstView stored, Backend& backend, Stream stream
 }  // namespace
 
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   ParameterAccess& parameters, Backend& backend, Stream stream) {
+                   ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer) {
   HostTensors host;
   for (int bucket = 0; bucket < static_cast<int>(table.buckets().size()); ++bucket) {
     const BucketViews& views = parameters.before_forward(bucket);
@@ -106,8 +108,10 @@ void write_weights(const std::string& path, const Config& config, int64_t step, 
     parameters.release(bucket);
   }
   if (path.empty()) return;
-  write_safetensors(path, host.tensors,
-                    {{"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}});
+  std::map<std::string, std::string> metadata = {
+      {"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}};
+  if (!tokenizer.empty()) metadata[kTokenizerKey] = tokenizer;
+  write_safetensors(path, host.tensors, metadata);
 }
 
 void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer) {
@@ -139,6 +143,12 @@ Config read_config(const std::string& path, const std::vector<std::string>& assi
     throw Error(path + ": no \"" + kConfigKey + "\" in its metadata: it was not written by dither train");
   }
   return parse_config(found->second, path, assignments, warnings);
+}
+
+std::string read_tokenizer(const std::string& path) {
+  const SafetensorsFile file(path);
+  const auto found = file.metadata().find(kTokenizerKey);
+  return found == file.metadata().end() ? "" : found->second;
 }
 
 }  // namespace dither

@@ -3,7 +3,8 @@
 //
 // Tensors have the vocabulary's counted rows only and the layout of the architecture's Hugging Face checkpoint: q, k
 // and v (gate and up) apart for Llama, linear weights of GPT-2 as [in,out]. Type: that of each stored weight.
-// Metadata: "format" ("pt"), "dither_config" (the resolved config as JSON), "dither_step".
+// Metadata: "format" ("pt"), "dither_config" (the resolved config as JSON), "dither_step", "dither_tokenizer" (XXH3 of
+// the tokenizer beside the training shards; not there where there was none).
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,9 @@
 namespace dither {
 
 /// Writes the weights that forward passes use. Whole or not at all; throws Error when the disk refuses. All ranks call
-/// it, since some have only a shard; `path` "" : this one writes nothing.
+/// it, since some have only a shard; `path` "" : this one writes nothing. `tokenizer`: its fingerprint, "" if none.
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   ParameterAccess& parameters, Backend& backend, Stream stream);
+                   ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer = "");
 
 /// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
 /// the tensor that is missing, left over, or of another shape or type.
@@ -28,5 +29,8 @@ void read_weights(const std::string& path, const ParameterTable& table, Optimize
 /// The config that a file of write_weights() carries. Throws Error if it carries none.
 Config read_config(const std::string& path, const std::vector<std::string>& assignments,
                    std::vector<std::string>& warnings);
+
+/// The fingerprint of the tokenizer that the weights in a file were trained with; "" where it does not say.
+std::string read_tokenizer(const std::string& path);
 
 }  // namespace dither

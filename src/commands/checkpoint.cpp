@@ -207,23 +207,24 @@ void show(const Options& options) {
   const TrainingState& t = m.training;
   fmt::print("checkpoint  {}\n", checkpoint);
   fmt::print("run         {}, step {} of {}\n", config.name, with_commas(t.step), with_commas(config.steps));
-  fmt::print("seen        {} samples, {} tokens\n", with_commas(t.samples),
-             with_commas(t.samples * config.model.sequence_length));
-  fmt::print("model       {}{} layers, {} wide, {} parameters\n",
-             config.model.preset.empty() ? "" : config.model.preset + ": ", config.model.layers, config.model.hidden,
-             with_commas(ParameterTable(config).counted_elements()));
+  fmt::print("seen        {}, {}\n", counted(t.samples, "sample"),
+             counted(t.samples * config.model.sequence_length, "token"));
+  fmt::print("model       {}{}, {} wide, {}\n", config.model.preset.empty() ? "" : config.model.preset + ": ",
+             counted(config.model.layers, "layer"), config.model.hidden,
+             counted(ParameterTable(config).counted_elements(), "parameter"));
   fmt::print("strategy    {}: {}\n", strategy.name, strategy.meaning);
   fmt::print("ranks       {}, ZeRO {}\n", m.ranks, config.parallel.zero_stage);
   fmt::print("commit      {}\n", m.commit);
   fmt::print("arithmetic  {}\n", m.arithmetic);
   fmt::print("algorithms  {}\n", m.algorithms.empty() ? "no table" : "a table is kept in the manifest");
-  fmt::print("data        {}\n", m.data);
-  fmt::print("guards      {} steps skipped, {} in a row; windows of {} losses and {} norms\n",
-             with_commas(t.skipped_steps), with_commas(t.skipped_in_a_row), t.losses.size(), t.norms.size());
+  const DataIdentity data = parse_data_identity(m.data);
+  fmt::print("data        {}{}\n", data.shards, data.tokenizer.empty() ? "" : ", tokenizer " + data.tokenizer);
+  fmt::print("guards      {} skipped, {} in a row; windows of {} losses and {} norms\n",
+             counted(t.skipped_steps, "step"), with_commas(t.skipped_in_a_row), t.losses.size(), t.norms.size());
   fmt::print("state       {} bytes\n", state_text(tensors));
   for (const ShardRecord& shard : m.shards) {
-    fmt::print("shard       {}: {} bytes, parts of {} tensors\n", shard.file, with_commas(shard.bytes),
-               shard.ranges.size());
+    fmt::print("shard       {}: {} bytes, parts of {}\n", shard.file, with_commas(shard.bytes),
+               counted(static_cast<int64_t>(shard.ranges.size()), "tensor"));
   }
 }
 
@@ -245,7 +246,7 @@ void write_weights_of(const std::string& checkpoint, const std::string& output) 
              engine.stream());
   engine.publish_weights();
   write_weights(output, saved, manifest.training.step, engine.table(), engine.parameters(), engine.backend(),
-                engine.stream());
+                engine.stream(), parse_data_identity(manifest.data).tokenizer);
   fmt::print("{}: weights after step {} of {}\n", output, with_commas(manifest.training.step), checkpoint);
 }
 

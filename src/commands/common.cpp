@@ -1,9 +1,12 @@
 #include "src/commands/common.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
 
+#include "base/counted.h"
 #include "base/error.h"
 #include "src/checkpoint/weights.h"  // read_config()
 
@@ -41,10 +44,13 @@ Config config_for_inference(const std::string& weights, const std::vector<std::s
   return config;
 }
 
-std::unique_ptr<Tokenizer> tokenizer_beside(const std::string& shards) {
-  const std::string path = tokenizer_path_beside(shards);
-  std::error_code unknown;
-  return fs::exists(path, unknown) ? std::make_unique<Tokenizer>(path) : nullptr;
+void check_tokenizer_of(const std::string& weights, const Tokenizer& tokenizer) {
+  const std::string trained = read_tokenizer(weights);
+  if (trained.empty() || trained == tokenizer.fingerprint()) return;
+  throw Error(fmt::format(
+      "{}: was trained with another tokenizer than {}: XXH3 {} there, {} here ({}), so the ids "
+      "stand for other text\n       cure: data and tokenizer.bin of that run",
+      weights, tokenizer.origin(), trained, tokenizer.fingerprint(), counted(tokenizer.vocabulary(), "token")));
 }
 
 }  // namespace dither

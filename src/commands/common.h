@@ -1,7 +1,6 @@
 // What several commands share: --set, warnings, and finding trained weights with their config and tokenizer.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,7 +24,7 @@ std::string weights_file(const std::string& file_or_run);
 /// `sequences` (0: as in training) and no accumulation. Prints the config's warnings.
 Config config_for_inference(const std::string& weights, const std::vector<std::string>& assignments, int sequences);
 
-/// The tokenizer beside the shards that `shards` names; null where there is none. Throws Error for a damaged one.
-std::unique_ptr<Tokenizer> tokenizer_beside(const std::string& shards);
+/// Throws Error where the weights in a file say that they were trained with another tokenizer.
+void check_tokenizer_of(const std::string& weights, const Tokenizer& tokenizer);
 
 }  // namespace dither

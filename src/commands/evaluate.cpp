@@ -4,11 +4,14 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "src/checkpoint/weights.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
+#include "src/data/corpus_tokenizer.h"
 #include "src/training/evaluation.h"
 
 namespace dither {
@@ -22,6 +25,22 @@ struct Options {
   std::vector<std::string> assignments;
 };
 
+/// That of the evaluated shards, which must be the model's; where they have none, that of the training shards.
+std::optional<Tokenizer> tokenizer_for(const std::string& weights, const Config& config) {
+  std::optional<Tokenizer> own = tokenizer_of(config.data.validation), trained = tokenizer_of(config.data.train);
+  // Weights of older programs do not say with which tokenizer they were trained: then the training shards do.
+  if (own && trained && read_tokenizer(weights).empty()) check_same_tokenizer(*trained, *own);
+  if (!own) own = std::move(trained);
+  if (own) check_tokenizer_of(weights, *own);
+  return own;
+}
+
+/// Why a loss has no bits per byte.
+std::string lacks_bytes(const Config& config, bool tokenizer) {
+  if (tokenizer) return "unknown: none of the targets stands for a byte of text";
+  return fmt::format("unknown: there is no {}", tokenizer_path_beside(config.data.validation));
+}
+
 void evaluate(const Options& options) {
   const std::string weights = weights_file(options.weights);
   // Through --set, so that the range and its message are those of the config's own key.
@@ -33,10 +52,9 @@ void evaluate(const Options& options) {
     throw Error(weights + ": its config has no data.validation; name token shards with --data");
   }
 
-  // The model's own tokenizer; where only the evaluated shards are at hand, theirs must be the same.
-  std::unique_ptr<Tokenizer> tokenizer = tokenizer_beside(config.data.train);
-  if (tokenizer == nullptr) tokenizer = tokenizer_beside(config.data.validation);
-  Evaluator evaluator(config, tokenizer.get());  // before the engine: bad data is heard before memory is taken
+  const std::optional<Tokenizer> tokenizer = tokenizer_for(weights, config);
+  Evaluator evaluator(
+      config, tokenizer ? &*tokenizer : nullptr);  // before the engine: bad data is heard before memory is taken
   Engine engine(config);
   read_weights(weights, engine.table(), engine.optimizer());
   engine.publish_weights();
@@ -46,7 +64,7 @@ void evaluate(const Options& options) {
   fmt::print("data           {}: {} targets in {:.1f} s\n", config.data.validation, result.targets, result.seconds);
   fmt::print("loss           {:.6f} nats a token\n", result.loss);
   fmt::print("perplexity     {:.4f}\n", result.perplexity);
-  fmt::print("bits per byte  {}\n", std::isnan(result.bits_per_byte) ? "unknown: no tokenizer.bin beside the shards"
+  fmt::print("bits per byte  {}\n", std::isnan(result.bits_per_byte) ? lacks_bytes(config, tokenizer.has_value())
                                                                      : fmt::format("{:.4f}", result.bits_per_byte));
 }
 

@@ -3,11 +3,14 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "src/checkpoint/weights.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
+#include "src/data/corpus_tokenizer.h"
 #include "src/training/sampler.h"
 
 namespace dither {
@@ -39,10 +42,10 @@ struct Options {
   std::vector<std::string> assignments;
 };
 
-std::unique_ptr<Tokenizer> tokenizer_for(const Options& options, const Config& config) {
-  if (!options.tokenizer.empty()) return std::make_unique<Tokenizer>(options.tokenizer);
-  std::unique_ptr<Tokenizer> tokenizer = tokenizer_beside(config.data.train);
-  if (tokenizer != nullptr) return tokenizer;
+Tokenizer tokenizer_for(const Options& options, const Config& config) {
+  if (!options.tokenizer.empty()) return Tokenizer(options.tokenizer);
+  std::optional<Tokenizer> tokenizer = tokenizer_of(config.data.train);
+  if (tokenizer) return std::move(*tokenizer);
   throw Error(tokenizer_path_beside(config.data.train) +
               " does not exist: the tokenizer beside the run's training shards; name it with --tokenizer");
 }
@@ -56,11 +59,13 @@ void sample(const Options& options) {
   Config config = config_for_inference(weights, assignments, 1);
   if (options.prompt_given) config.sampling.prompt = options.prompt;  // as it is, never read as JSON
 
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_for(options, config);
+  const Tokenizer tokenizer = tokenizer_for(options, config);
+  check_tokenizer_of(weights, tokenizer);
+  check_sampling(config, tokenizer, config.sampling.prompt);  // before memory is taken
   Engine engine(config);
   read_weights(weights, engine.table(), engine.optimizer());
   engine.publish_weights();
-  fmt::print("{}\n", generate(engine, *tokenizer, config.sampling, 0));
+  fmt::print("{}\n", generate(engine, tokenizer, config.sampling, 0));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "base/counted.h"
 #include "src/commands/commands.h"
 #include "src/data/prepare.h"
 
@@ -32,8 +33,9 @@ void add_tokenize_command(CLI::App& app) {
       "  dither tokenize --text book.txt letters.txt --output data/mine");
   command->callback([options] {
     const PreparedCorpus made = prepare_byte_corpus(options->texts, options->output, options->validation_fraction);
-    fmt::print("{}: {} training tokens in {} shards, {} validation tokens in {}\n", options->output, made.train_tokens,
-               made.train_shards, made.validation_tokens, made.validation_shards);
+    fmt::print("{}: {} in {}, {} in {}\n", options->output, counted(made.train_tokens, "training token"),
+               counted(made.train_shards, "shard"), counted(made.validation_tokens, "validation token"),
+               counted(made.validation_shards, "shard"));
   });
 }
 

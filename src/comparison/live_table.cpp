@@ -160,13 +160,13 @@ void LiveTable::say_changes(const StudyProgress& progress) {
     said_[i] = s.phase;
     const std::string place = fmt::format("[{}/{}] {}", i + 1, progress.runs.size(), s.run->name);
     if (s.phase == Phase::running) {
-      fmt::print(out_, "{}: started, {} steps\n", place, with_commas(s.run->config.steps));
+      fmt::print(out_, "{}: started, {}\n", place, counted(s.run->config.steps, "step"));
       continue;
     }
     const RunRecord& r = s.record;
     const std::string reason = reason_of(r);
-    fmt::print(out_, "{}: {}{}, {} steps, loss {}, validation loss {}\n", place, state_text(s),
-               reason.empty() ? "" : " (" + reason + ")", with_commas(r.steps_done()), number(train_loss(r)),
+    fmt::print(out_, "{}: {}{}, {}, loss {}, validation loss {}\n", place, state_text(s),
+               reason.empty() ? "" : " (" + reason + ")", counted(r.steps_done(), "step"), number(train_loss(r)),
                r.evaluations.empty() ? "-" : number(r.evaluations.back().loss));
   }
   std::fflush(out_);

@@ -7,7 +7,9 @@
 #include <limits>
 #include <utility>
 
+#include "base/counted.h"
 #include "base/error.h"
+#include "src/data/coverage.h"  // windows_in()
 #include "src/data/permutation.h"
 
 namespace dither {
@@ -32,14 +34,14 @@ Loader::Loader(const TokenShards& shards, const LoaderOptions& options) : shards
   for (int64_t shard = 0; shard < shards.shards(); ++shard) {
     const int64_t tokens = shards.tokens(shard);
     longest = std::max(longest, tokens);
-    first_window_.push_back(first_window_.back() + (tokens > 0 ? (tokens - 1) / T : 0));
+    first_window_.push_back(first_window_.back() + windows_in(tokens, T));
   }
   if (samples_per_epoch() == 0) {
     throw Error(
-        fmt::format("{}: shorter than one sequence: the longest of {} shard(s) has {} tokens, but a sample needs {} "
+        fmt::format("{}: shorter than one sequence: the longest of {} has {}, but a sample needs {} "
                     "(model.sequence_length {} and the target of its last token); prepare more text or lower "
                     "model.sequence_length",
-                    shards.pattern(), shards.shards(), longest, T + 1, T));
+                    shards.pattern(), counted(shards.shards(), "shard"), counted(longest, "token"), T + 1, T));
   }
   for (Batch* batch : {&current_, &next_}) {  // both in full now: no step allocates
     batch->tokens.resize(B * T);

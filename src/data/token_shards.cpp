@@ -54,22 +54,6 @@ std::string hints_for(const std::string& pattern) {
   return hints;
 }
 
-std::vector<std::string> matching_files(const std::string& pattern) {
-  struct stat status {};
-  if (stat(pattern.c_str(), &status) == 0) return {pattern};  // a name with [ or * in it still means itself
-
-  glob_t found{};
-  const int result = glob(pattern.c_str(), GLOB_NOSORT, nullptr, &found);
-  std::vector<std::string> paths(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-  globfree(&found);
-  if (result == GLOB_NOSPACE || result == GLOB_ABORTED) {
-    throw Error(fmt::format("{}: could not search for this pattern: {}", pattern, std::strerror(errno)));
-  }
-  if (paths.empty()) throw Error(fmt::format("{}: no file matches{}; {}", pattern, hints_for(pattern), kPrepareCure));
-  std::sort(paths.begin(), paths.end());  // by bytes: glob's own order depends on the locale
-  return paths;
-}
-
 // One loop for both widths. The maximum is taken over the whole window without a branch, so that the loop vectorises;
 // the position of an offender is looked for only once there is one.
 template <typename Token>
@@ -85,6 +69,21 @@ int64_t copy_checked(const Token* tokens, int64_t count, int64_t vocabulary, int
 }
 
 }  // namespace
+
+std::vector<std::string> matching_files(const std::string& pattern) {
+  struct stat status {};
+  if (stat(pattern.c_str(), &status) == 0) return {pattern};  // a name with [ or * in it still means itself
+
+  glob_t found{};
+  const int result = glob(pattern.c_str(), GLOB_NOSORT, nullptr, &found);
+  std::vector<std::string> paths(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+  globfree(&found);
+  if (result == GLOB_NOSPACE || result == GLOB_ABORTED) {
+    throw Error(fmt::format("{}: could not search for this pattern: {}", pattern, std::strerror(errno)));
+  }
+  std::sort(paths.begin(), paths.end());  // by bytes: glob's own order depends on the locale
+  return paths;
+}
 
 ShardHeader parse_shard_header(const unsigned char* header, int64_t file_bytes, const std::string& path) {
   if (file_bytes == 0) throw Error(fmt::format("{}: the file is empty; {}", path, kPrepareCure));
@@ -125,7 +124,9 @@ ShardHeader parse_shard_header(const unsigned char* header, int64_t file_bytes, 
 }
 
 TokenShards::TokenShards(const std::string& pattern) : pattern_(pattern) {
-  for (const std::string& path : matching_files(pattern)) {
+  const std::vector<std::string> paths = matching_files(pattern);
+  if (paths.empty()) throw Error(fmt::format("{}: no file matches{}; {}", pattern, hints_for(pattern), kPrepareCure));
+  for (const std::string& path : paths) {
     const int64_t file = files_.add(path), bytes = files_.bytes(file);
     unsigned char header[kShardHeaderBytes];
     files_.read(file, 0, std::min(bytes, kShardHeaderBytes), header);
@@ -180,19 +181,23 @@ void TokenShards::check(int64_t vocabulary) const {
   }
 }
 
-std::string TokenShards::fingerprint() const {
+std::string TokenShards::digest(int64_t shard) const {
   constexpr int64_t kBlock = 4096, kBlocks = 64;  // 256 KiB a shard: milliseconds, and what tells copies apart
+  const int64_t bytes = files_.bytes(shard), last = std::max<int64_t>(0, bytes - kBlock);
+  std::string sample;
+  for (int64_t i = 0; i < kBlocks; ++i) {
+    const int64_t begin = last * i / (kBlocks - 1), count = std::min(kBlock, bytes - begin);
+    const size_t before = sample.size();
+    sample.resize(before + static_cast<size_t>(count));
+    files_.read(shard, begin, count, sample.data() + before);
+  }
+  return fmt::format("{} bytes, {}", bytes, hash_text(sample));
+}
+
+std::string TokenShards::fingerprint() const {
   std::string text;
   for (int64_t shard = 0; shard < shards(); ++shard) {
-    const int64_t bytes = files_.bytes(shard), last = std::max<int64_t>(0, bytes - kBlock);
-    std::string sample;
-    for (int64_t i = 0; i < kBlocks; ++i) {
-      const int64_t begin = last * i / (kBlocks - 1), count = std::min(kBlock, bytes - begin);
-      const size_t before = sample.size();
-      sample.resize(before + static_cast<size_t>(count));
-      files_.read(shard, begin, count, sample.data() + before);
-    }
-    text += fmt::format("{}: {} bytes, {}\n", path(shard).substr(path(shard).rfind('/') + 1), bytes, hash_text(sample));
+    text += fmt::format("{}: {}\n", path(shard).substr(path(shard).rfind('/') + 1), digest(shard));
   }
   return text;
 }

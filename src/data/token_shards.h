@@ -28,6 +28,10 @@ struct ShardHeader {
 /// Throws Error: empty or truncated file, wrong magic or version, a count that does not match the size.
 ShardHeader parse_shard_header(const unsigned char* header, int64_t file_bytes, const std::string& path);
 
+/// The files that a path or glob names, in the order of their names' bytes; none where nothing matches. Throws Error
+/// where the search itself fails.
+std::vector<std::string> matching_files(const std::string& pattern);
+
 /// All shards that a path or glob ("data/x/train_*.bin") names, in the order of their names' bytes.
 /// Every method is const and may be called from several threads at once.
 class TokenShards {
@@ -49,8 +53,10 @@ class TokenShards {
   /// Reads every token once, as read() does: so that a bad one is heard before a run begins and not in its midst.
   void check(int64_t vocabulary) const;
 
-  /// A line for each shard: name without folder, size, and XXH3 of its header, its end and a sample of what lies
-  /// between. Ranks compare it: the same text, the same data.
+  /// A shard's size, and XXH3 of its header, its end and a sample of what lies between: "1030 bytes, 9f2c...".
+  std::string digest(int64_t shard) const;
+
+  /// A line for each shard: name without folder, and digest. Ranks compare it: the same text, the same data.
   std::string fingerprint() const;
 
   /// How many of the tokens [first, first + count) equal `token`.

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "src/config/computation.h"  // hash_text()
 
 namespace dither {
 namespace {
@@ -102,6 +103,12 @@ std::string_view Tokenizer::bytes_of(int32_t id) const {
   }
   return std::string_view(bytes_).substr(starts_[id], starts_[id + 1] - starts_[id]);
 }
+
+bool Tokenizer::has_token(int32_t id) const {
+  return id >= 0 && id < vocabulary() && (id == end_of_text_ || starts_[id] < starts_[id + 1]);
+}
+
+std::string Tokenizer::fingerprint() const { return hash_text(serialize()); }
 
 int32_t Tokenizer::find(std::string_view bytes) const {
   const auto at = std::lower_bound(by_bytes_.begin(), by_bytes_.end(), bytes,

@@ -31,6 +31,14 @@ class Tokenizer {
 
   int64_t vocabulary() const { return static_cast<int64_t>(starts_.size()) - 1; }
   int32_t end_of_text() const { return end_of_text_; }
+  /// The file that it was read from.
+  const std::string& origin() const { return origin_; }
+
+  /// Whether a token has this id: end of text, or one that stands for bytes. False outside the vocabulary.
+  bool has_token(int32_t id) const;
+
+  /// XXH3 of what serialize() gives: tokenizers are the same if and only if it is.
+  std::string fingerprint() const;
 
   /// The byte strings of the tokens, one after the other. Throws Error for an id outside the vocabulary.
   std::string decode(std::span<const int32_t> ids) const;

@@ -93,6 +93,16 @@ void demand_same_data(Control& control, const TokenShards& shards, const std::st
   });
 }
 
+void demand_same_tokenizer(Control& control, const std::string& tokenizer) {
+  const std::string mine = tokenizer.empty() ? "none" : "XXH3 " + tokenizer;
+  compare(control, mine, [](size_t rank, const std::string& here, const std::string& there) {
+    throw Error(
+        fmt::format("rank {} has another tokenizer.bin beside the shards than rank 0: {} there, {} on rank 0\n"
+                    "       cure: the same files on all nodes",
+                    rank, there, here));
+  });
+}
+
 void demand_fitting_devices(Control& control, const Config& config, const Backend& backend) {
   if (config.parallel.reduction == Reduction::ordered) {
     const std::string arithmetic =

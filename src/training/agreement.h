@@ -17,6 +17,8 @@ void demand_same_config(Control& control, const Config& config);
 void demand_same_program(Control& control);
 /// `what` names the shards in the message: "training data".
 void demand_same_data(Control& control, const TokenShards& shards, const std::string& what);
+/// `tokenizer`: its fingerprint, "" for none; prompts and samples depend on it.
+void demand_same_tokenizer(Control& control, const std::string& tokenizer);
 /// Under parallel.reduction "ordered" all ranks compute with the same arithmetic; two ranks use one GPU only where
 /// parallel.share_device says so.
 void demand_fitting_devices(Control& control, const Config& config, const Backend& backend);

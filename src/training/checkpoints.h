@@ -33,7 +33,7 @@ namespace dither {
 
 class Checkpoints {
  public:
-  /// `folder`: runs/<name>/checkpoints; `data`: XXH3 of the training data's fingerprint. All must outlive this. All
+  /// `folder`: runs/<name>/checkpoints; `data`: what manifests know the training data by. All must outlive this. All
   /// ranks make one.
   Checkpoints(Engine& engine, Control& control, FileSystem& files, std::string folder, std::string data);
   /// Waits for what is being written; what is not concluded stays a partial folder.

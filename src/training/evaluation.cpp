@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "src/data/corpus_tokenizer.h"  // check_tokens()
 
 namespace dither {
 
@@ -17,7 +18,7 @@ Evaluator::Evaluator(const Config& config, const Tokenizer* tokenizer)
       tokenizer_(tokenizer),
       shards_(config.data.validation),
       loader_(shards_, loader_options(config, false)) {
-  shards_.check(config.model.vocabulary);  // heard before anything is trained
+  check_tokens(shards_, config.model.vocabulary, tokenizer);  // heard before anything is trained
 }
 
 EvaluationResult Evaluator::run(Engine& engine) {

@@ -17,20 +17,19 @@ const char* name_of(Positions positions) { return positions == Positions::learne
 
 std::string model_text(const ModelConfig& m) {
   const std::string kv = m.kv_heads == m.heads ? "" : fmt::format(" ({} KV)", m.kv_heads);
-  return fmt::format("{}: {} layers, {} wide, {} heads{} of {}, ffn {}, {} tokens, {} positions",
-                     m.preset.empty() ? (m.architecture == Architecture::gpt2 ? "GPT" : "Llama") : m.preset, m.layers,
-                     with_commas(m.hidden), m.heads, kv, m.head_size, with_commas(m.ffn),
-                     with_commas(m.sequence_length), name_of(m.positions));
+  return fmt::format("{}: {}, {} wide, {}{} of {}, ffn {}, {}, {} positions",
+                     m.preset.empty() ? (m.architecture == Architecture::gpt2 ? "GPT" : "Llama") : m.preset,
+                     counted(m.layers, "layer"), with_commas(m.hidden), counted(m.heads, "head"), kv, m.head_size,
+                     with_commas(m.ffn), counted(m.sequence_length, "token"), name_of(m.positions));
 }
 
 std::string batch_text(const Config& c, int ranks) {
   const int64_t micro_batches = c.batch.tokens_per_step / c.model.sequence_length / c.batch.micro_batch_size;
-  const std::string shared =
-      micro_batches % ranks == 0
-          ? fmt::format("{} accumulated x {} rank{}", micro_batches / ranks, ranks, ranks == 1 ? "" : "s")
-          : fmt::format("{} micro-batches shared by {} ranks", micro_batches, ranks);
-  return fmt::format("{} tokens = {} sequences x {} x {}", with_commas(c.batch.tokens_per_step),
-                     c.batch.micro_batch_size, with_commas(c.model.sequence_length), shared);
+  const std::string shared = micro_batches % ranks == 0
+                                 ? fmt::format("{} accumulated x {}", micro_batches / ranks, counted(ranks, "rank"))
+                                 : fmt::format("{} micro-batches shared by {} ranks", micro_batches, ranks);
+  return fmt::format("{} = {} x {} x {}", counted(c.batch.tokens_per_step, "token"),
+                     counted(c.batch.micro_batch_size, "sequence"), with_commas(c.model.sequence_length), shared);
 }
 
 const char* name_of(Reduction reduction) {
@@ -56,14 +55,6 @@ std::string memory_text(const MemoryPlan& plan) {
 }
 
 }  // namespace
-
-std::string with_commas(int64_t n) {
-  std::string text = std::to_string(n);
-  for (int64_t i = static_cast<int64_t>(text.size()) - 3; i > (n < 0 ? 1 : 0); i -= 3) {
-    text.insert(static_cast<size_t>(i), ",");
-  }
-  return text;
-}
 
 std::string duration_text(double seconds) {
   const int64_t s = static_cast<int64_t>(std::lround(std::max(0.0, seconds)));
@@ -135,8 +126,8 @@ void Progress::step(const StepRecord& record) {
 
 void Progress::evaluation(int64_t step, const EvaluationResult& r) {
   const std::string bits = std::isnan(r.bits_per_byte) ? "" : fmt::format("  {:.4f} bits/byte", r.bits_per_byte);
-  say(fmt::format("evaluation at step {}: validation loss {:.4f}  perplexity {:.2f}{}  ({} targets, {})",
-                  with_commas(step), r.loss, r.perplexity, bits, with_commas(r.targets), duration_text(r.seconds)));
+  say(fmt::format("evaluation at step {}: validation loss {:.4f}  perplexity {:.2f}{}  ({}, {})", with_commas(step),
+                  r.loss, r.perplexity, bits, counted(r.targets, "target"), duration_text(r.seconds)));
 }
 
 void Progress::say(const std::string& text) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "base/counted.h"  // with_commas()
 #include "src/model/memory_plan.h"
 #include "src/training/metrics.h"
 
@@ -50,8 +51,6 @@ class Progress {
   double edq_ = -1;              // the last measured; below 0: none yet
 };
 
-/// 124475904 as "124,475,904".
-std::string with_commas(int64_t n);
 /// Seconds as "45s", "3m20s", "5h00m" or "2d03h".
 std::string duration_text(double seconds);
 

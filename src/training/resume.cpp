@@ -212,7 +212,16 @@ void compare(const Config& config, const std::string& data, const ResumePoint& p
   });
   std::vector<std::string> differences;
   if (!others.empty()) differences.push_back("another config: " + keys_text(others));
-  if (data != point.manifest.data) differences.push_back("other training data");
+  const DataIdentity now = parse_data_identity(data), then = parse_data_identity(point.manifest.data);
+  if (now.shards != then.shards) differences.push_back("other training data");
+  if (!then.tokenizer.empty() && !now.tokenizer.empty() && now.tokenizer != then.tokenizer) {
+    differences.push_back(fmt::format("another tokenizer: the tokenizer.bin beside the shards had XXH3 {}, {} now",
+                                      then.tokenizer, now.tokenizer));
+  }
+  if (!then.tokenizer.empty() && now.tokenizer.empty()) {
+    beginning.warnings.push_back("the shards had a tokenizer.bin beside them when " + point.path +
+                                 " was written, and have none now");
+  }
   for (const std::string& difference : differences) {
     if (!on_purpose) {
       throw Error(

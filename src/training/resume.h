@@ -31,10 +31,10 @@ struct Beginning {
   std::vector<std::string> warnings;  // damaged checkpoints that were passed over, and what differs
 };
 
-/// All ranks call it; each verifies its share of the files that it then loads. `data`: XXH3 of the training data's
-/// fingerprint. Throws Error, on every rank, where the run must not begin: the folder holds a run that is not to be
-/// resumed (checkpoint.resume "never"), or another one; no checkpoint of those that are there is good; a named one is
-/// damaged; another strategy without checkpoint.allow_strategy_change; a checkpoint behind the last step.
+/// All ranks call it; each verifies its share of the files that it then loads. `data`: as in a manifest.
+/// Throws Error, on every rank, where the run must not begin: the folder holds a run that is not to be resumed
+/// (checkpoint.resume "never"), or another one; no checkpoint of those that are there is good; a named one is damaged;
+/// another strategy without checkpoint.allow_strategy_change; a checkpoint behind the last step.
 Beginning find_beginning(const Config& config, const RunFolder& folder, const std::string& data, bool overwrite,
                          Control& control);
 

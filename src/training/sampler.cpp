@@ -1,5 +1,7 @@
 #include "src/training/sampler.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -18,6 +20,7 @@ int32_t sample_token(const std::vector<float>& logits, const SamplingConfig& opt
     return x != y ? x > y : a < b;
   });
   if (options.temperature == 0) return order[0];
+  while (order.size() > 1 && logits[static_cast<size_t>(order.back())] == -INFINITY) order.pop_back();
   size_t kept = options.top_k > 0 ? std::min<size_t>(order.size(), static_cast<size_t>(options.top_k)) : order.size();
 
   std::vector<double> weight(kept);
@@ -40,14 +43,36 @@ int32_t sample_token(const std::vector<float>& logits, const SamplingConfig& opt
   return order[kept - 1];
 }
 
+namespace {
+
+std::vector<int32_t> prompt_ids(const Config& config, const Tokenizer& tokenizer, const std::string& prompt) {
+  if (tokenizer.vocabulary() > config.model.vocabulary) {
+    throw Error(
+        fmt::format("{}: the tokenizer has {} tokens, the model {} (model.vocabulary): they belong to different "
+                    "data, and text cannot be sampled",
+                    tokenizer.origin(), tokenizer.vocabulary(), config.model.vocabulary));
+  }
+  std::vector<int32_t> ids = tokenizer.encode(prompt);
+  if (ids.empty()) ids.push_back(tokenizer.end_of_text());
+  return ids;
+}
+
+/// Ids that are no token can have any logit: nothing has trained them but their absence.
+void exclude_ids_without_token(const Tokenizer& tokenizer, std::vector<float>& logits) {
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (!tokenizer.has_token(static_cast<int32_t>(id))) logits[id] = -INFINITY;
+  }
+}
+
+}  // namespace
+
+void check_sampling(const Config& config, const Tokenizer& tokenizer, const std::string& prompt) {
+  prompt_ids(config, tokenizer, prompt);
+}
+
 std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step) {
   const Config& config = engine.config();
-  if (tokenizer.vocabulary() != config.model.vocabulary) {
-    throw Error("the tokenizer has " + std::to_string(tokenizer.vocabulary()) + " tokens, the model " +
-                std::to_string(config.model.vocabulary) + ": they belong to different data");
-  }
-  std::vector<int32_t> ids = tokenizer.encode(options.prompt);
-  if (ids.empty()) ids.push_back(tokenizer.end_of_text());
+  std::vector<int32_t> ids = prompt_ids(config, tokenizer, options.prompt);
   const NoiseId noise{.seed = config.seed,
                       .tensor = 0,
                       .step = static_cast<uint32_t>(step),
@@ -64,6 +89,7 @@ std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingC
     engine.model().load(window.data(), nullptr, 1, static_cast<int64_t>(window.size()));
     engine.model().forward();
     engine.model().logits(used - 1, logits);
+    exclude_ids_without_token(tokenizer, logits);
     // Ranks on unequal devices may draw differently; what one of them does all must do.
     const auto next = static_cast<int32_t>(engine.from_rank_0(sample_token(logits, options, random_word(noise, i))));
     if (next == tokenizer.end_of_text()) break;

@@ -6,10 +6,14 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/counted.h"
 #include "base/error.h"
 #include "src/checkpoint/load.h"
 #include "src/checkpoint/weights.h"
 #include "src/config/computation.h"  // hash_text()
+#include "src/data/corpus_tokenizer.h"
+#include "src/data/coverage.h"
+#include "src/data/shared_text.h"
 #include "src/training/agreement.h"
 #include "src/training/checkpoints.h"
 #include "src/training/matrix_peak.h"
@@ -26,32 +30,55 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The tokenizer beside the training shards; a corpus may come without one.
-std::optional<Tokenizer> tokenizer_of(const Config& config, const TokenShards& shards) {
-  const std::string path = tokenizer_path_beside(shards.path(0));
-  if (std::filesystem::exists(path)) return Tokenizer(path);
-  if (config.sampling.every_steps > 0) {
-    throw Error(path + " does not exist: sampling.every_steps needs the tokenizer beside the training shards");
+/// What a run learns from.
+struct Corpus {
+  TokenShards shards;
+  std::optional<Tokenizer> tokenizer;  // a corpus may come without one
+  std::string identity;                // by which a checkpoint knows it
+};
+
+/// Sampling can be refused before anything is trained.
+void check_sampling(const Config& config, const std::optional<Tokenizer>& tokenizer) {
+  if (config.sampling.every_steps == 0) return;
+  if (!tokenizer) {
+    throw Error(tokenizer_path_beside(config.data.train) +
+                " does not exist: sampling.every_steps needs the tokenizer beside the training shards");
   }
-  return std::nullopt;
+  check_sampling(config, *tokenizer, config.sampling.prompt);
 }
 
 /// Tokens are checked when they are read; a corpus that takes no more than some seconds to read is checked whole before
 /// a run begins.
-const TokenShards& checked(const TokenShards& shards, int64_t vocabulary) {
+const Corpus& checked(const Corpus& corpus, const Config& config) {
   constexpr int64_t kCheckedWhole = 2'000'000'000;
-  if (shards.tokens() <= kCheckedWhole) shards.check(vocabulary);
-  return shards;
+  const Tokenizer* tokenizer = corpus.tokenizer ? &*corpus.tokenizer : nullptr;
+  if (corpus.shards.tokens() <= kCheckedWhole) check_tokens(corpus.shards, config.model.vocabulary, tokenizer);
+  check_sampling(config, corpus.tokenizer);
+  return corpus;
 }
 
-/// By which a checkpoint knows its training data.
-std::string fingerprint_of(const TokenShards& shards) { return hash_text(shards.fingerprint()); }
-
 std::string data_text(const Config& config, const TokenShards& shards, int64_t first_sample) {
+  const int64_t T = config.model.sequence_length, samples = coverage_of(shards, T).samples;
   const double seen = static_cast<double>(config.steps) * static_cast<double>(config.batch.tokens_per_step);
-  return fmt::format("{}: {} shards, {} tokens; {} steps see {:.2f} of them    from sample {}, seed {}",
-                     shards.pattern(), shards.shards(), with_commas(shards.tokens()), with_commas(config.steps),
-                     seen / static_cast<double>(shards.tokens()), with_commas(first_sample), config.seed);
+  const bool all = unseen_tokens_warning(shards, T).empty();
+  return fmt::format("{}: {}, {}{}; {} see {:.2f} of them    from sample {}, seed {}", shards.pattern(),
+                     counted(shards.shards(), "shard"), counted(shards.tokens(), "token"),
+                     all ? "" : fmt::format(", {} of them in samples", with_commas(samples * T)),
+                     counted(config.steps, "step"), seen / static_cast<double>(samples * T), with_commas(first_sample),
+                     config.seed);
+}
+
+/// What is not wrong but may not be meant.
+std::vector<std::string> corpus_warnings(const Config& config, const Corpus& corpus, const TokenShards* validation) {
+  std::vector<std::string> warnings = {unseen_tokens_warning(corpus.shards, config.model.sequence_length)};
+  if (validation != nullptr) warnings.push_back(shared_text_warning(corpus.shards, *validation));
+  if (corpus.tokenizer && corpus.tokenizer->vocabulary() > config.model.vocabulary) {
+    warnings.push_back(
+        fmt::format("{} has {} tokens, model.vocabulary is {}: a shard with one of the others ends the run",
+                    corpus.tokenizer->origin(), corpus.tokenizer->vocabulary(), config.model.vocabulary));
+  }
+  std::erase(warnings, "");
+  return warnings;
 }
 
 /// The backend, with the algorithms that the checkpoint's run used, where the config names no others.
@@ -80,21 +107,20 @@ FileSystem& files_of(const TrainOptions& options) { return options.files != null
 /// Everything that a run holds while it lasts.
 class Run {
  public:
-  Run(const Config& config, const TrainOptions& options, Ranks& ranks, RunFolder& folder, const TokenShards& shards,
+  Run(const Config& config, const TrainOptions& options, Ranks& ranks, RunFolder& folder, const Corpus& corpus,
       Beginning beginning)
       : config_(config),
         ranks_(ranks),
         folder_(folder),
-        shards_(shards),
+        corpus_(checked(corpus, config)),
         beginning_(std::move(beginning)),
-        tokenizer_(tokenizer_of(config, checked(shards_, config.model.vocabulary))),
         backend_(backend_of(config, ranks.gpu(config.parallel), beginning_.resume, beginning_.warnings)),
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_), [this](Backend& backend) { return communicator(backend); }),
-        trainer_(engine_, shards_),
-        checkpoints_(engine_, ranks.control(), files_of(options), folder.checkpoints_path(), fingerprint_of(shards)) {
+        trainer_(engine_, corpus_.shards),
+        checkpoints_(engine_, ranks.control(), files_of(options), folder.checkpoints_path(), corpus.identity) {
     if (!config.data.validation.empty()) {
-      evaluator_.emplace(config, tokenizer_ ? &*tokenizer_ : nullptr);
+      evaluator_.emplace(config, corpus_.tokenizer ? &*corpus_.tokenizer : nullptr);
       demand_same_data(ranks.control(), evaluator_->shards(), "validation data");
     }
     engine_.on_phase([this](const std::string& name) { ranks_.control().phase(name); });
@@ -206,15 +232,18 @@ class Run {
                          .backend = engine_.backend().description(),
                          .matrix_peak = peak_,
                          .flop_per_token = Model::flop_per_token(config_.model, parameters),
-                         .data = data_text(config_, shards_, trainer_.samples_consumed())});
+                         .data = data_text(config_, corpus_.shards, trainer_.samples_consumed())});
     for (const std::string& warning : options.warnings) progress_->warn(warning);
+    for (const std::string& warning : corpus_warnings(config_, corpus_, evaluator_ ? &evaluator_->shards() : nullptr)) {
+      progress_->warn(warning);
+    }
     for (const std::string& found : beginning_.found) progress_->say(found);
     for (const std::string& warning : beginning_.warnings) progress_->warn(warning);
     if (!beginning_.resume) return;
     const Manifest& manifest = beginning_.resume->manifest;
-    progress_->say(fmt::format("resuming from {}: step {} of {}, {} samples consumed; written by {} rank{}",
-                               beginning_.resume->path, with_commas(manifest.training.step), with_commas(config_.steps),
-                               with_commas(manifest.training.samples), manifest.ranks, manifest.ranks == 1 ? "" : "s"));
+    progress_->say(fmt::format("resuming from {}: step {} of {}, {} consumed; written by {}", beginning_.resume->path,
+                               with_commas(manifest.training.step), with_commas(config_.steps),
+                               counted(manifest.training.samples, "sample"), counted(manifest.ranks, "rank")));
   }
 
   void report_checkpoints() {
@@ -259,7 +288,7 @@ class Run {
 
   void sample(int64_t step) {
     engine_.phase(fmt::format("sample at step {}", step));
-    const std::string text = generate(engine_, *tokenizer_, config_.sampling, step);  // the same on every rank
+    const std::string text = generate(engine_, *corpus_.tokenizer, config_.sampling, step);  // the same on every rank
     if (!ranks_.speaks()) return;
     metrics_->sample(step, text);
     progress_->say("sample at step " + with_commas(step) + ": " + text);
@@ -273,7 +302,7 @@ class Run {
     report_checkpoints();
     engine_.phase("writing weights");
     write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, step, engine_.table(), engine_.parameters(),
-                  engine_.backend(), engine_.stream());
+                  engine_.backend(), engine_.stream(), corpus_.tokenizer ? corpus_.tokenizer->fingerprint() : "");
     keep_algorithms();  // those of evaluation and samples too
     const char* reason = trainer_.must_stop() ? "skipped" : (step < config_.steps ? "signal" : "completed");
     if (step == config_.steps) evaluate(step);
@@ -293,7 +322,7 @@ class Run {
           fmt::format("stopped by {} after step {} of {}", by, with_commas(step), with_commas(config_.steps)));
     }
     report_communication(seconds);
-    progress_->say(fmt::format("{} steps in {}, {} skipped{}; weights in {}", with_commas(step - first_step_ + 1),
+    progress_->say(fmt::format("{} in {}, {} skipped{}; weights in {}", counted(step - first_step_ + 1, "step"),
                                duration_text(seconds), trainer_.skipped_steps(), first_step_ > 1 ? " in all" : "",
                                folder_.weights_path()));
   }
@@ -304,16 +333,15 @@ class Run {
     const std::string time = uses_cuda(config_)
                                  ? ""  // queued: their time is the device's
                                  : fmt::format(", {:.1f} % of the time", 100 * traffic.seconds / seconds);
-    progress_->say(fmt::format("communication: {} collectives, {:.2f} GB sent by each rank{}",
-                               with_commas(traffic.calls), static_cast<double>(traffic.bytes) / 1e9, time));
+    progress_->say(fmt::format("communication: {}, {:.2f} GB sent by each rank{}", counted(traffic.calls, "collective"),
+                               static_cast<double>(traffic.bytes) / 1e9, time));
   }
 
   const Config config_;
   Ranks& ranks_;
   RunFolder& folder_;
-  const TokenShards& shards_;
+  const Corpus& corpus_;
   Beginning beginning_;
-  const std::optional<Tokenizer> tokenizer_;
   std::unique_ptr<Backend> backend_;
   const double peak_;
   Engine engine_;
@@ -344,17 +372,19 @@ void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
   ranks.control().watch(config.parallel.timeout_seconds);
   RunFolder folder(config);
   if (ranks.speaks()) folder.lock();
-  const TokenShards shards(config.data.train);
-  demand_same_data(ranks.control(), shards, "training data");
-  const Beginning beginning =
-      find_beginning(config, folder, fingerprint_of(shards), options.overwrite, ranks.control());
+  Corpus corpus{TokenShards(config.data.train), tokenizer_of(config.data.train, config.data.validation), ""};
+  demand_same_data(ranks.control(), corpus.shards, "training data");
+  const std::string tokenizer = corpus.tokenizer ? corpus.tokenizer->fingerprint() : "";
+  demand_same_tokenizer(ranks.control(), tokenizer);
+  corpus.identity = to_text(DataIdentity{hash_text(corpus.shards.fingerprint()), tokenizer});
+  const Beginning beginning = find_beginning(config, folder, corpus.identity, options.overwrite, ranks.control());
   if (beginning.complete) {
     if (!ranks.speaks()) return;
     remove_leftovers(files_of(options), folder.checkpoints_path());
     say_complete(config, folder, beginning);
     return;
   }
-  Run run(config, options, ranks, folder, shards, beginning);
+  Run run(config, options, ranks, folder, corpus, beginning);
   try {
     run.loop();
   } catch (const std::exception& e) {

@@ -263,7 +263,7 @@ TEST_CASE("checkpoint show tells where a checkpoint comes from and which file ho
        {"checkpoint  runs/a/checkpoints/step-00000010\n", "run         a, step 10 of 50\n",
         "seen        40 samples, 1,280 tokens\n", "strategy    collage_plus: ", "ranks       2, ZeRO 0\n",
         "commit      0123abc\n", "arithmetic  ", "data        00000000000000ff\n",
-        "guards      1 steps skipped, 0 in a row; windows of 2 losses and 1 norms\n", "state       weight ",
+        "guards      1 step skipped, 0 in a row; windows of 2 losses and 1 norms\n", "state       weight ",
         " + second_moment_extra ", "shard       rank-00000.safetensors: ", "shard       rank-00001.safetensors: "}) {
     INFO("missing: " << part);
     REQUIRE(has(out, part));

@@ -77,7 +77,7 @@ TEST_CASE("one window needs T + 1 tokens") {
   const TokenShards few(folder / "[yz].bin");
   REQUIRE(error_of([&] { Loader loader(few, options(1)); }) ==
           folder / "[yz].bin" +
-              ": shorter than one sequence: the longest of 2 shard(s) has 5 tokens, but a sample needs 6 "
+              ": shorter than one sequence: the longest of 2 shards has 5 tokens, but a sample needs 6 "
               "(model.sequence_length 5 and the target of its last token); prepare more text or lower "
               "model.sequence_length");
 }

@@ -139,7 +139,25 @@ TEST_CASE("sampling repeats, changes with the seed, and goes on past the sequenc
   config.model.vocabulary = 61;
   Engine other(config);
   CHECK(error_of([&] { generate(other, tokenizer, sampling, 0); }) ==
-        "the tokenizer has 257 tokens, the model 61: they belong to different data");
+        "the byte tokenizer: the tokenizer has 257 tokens, the model 61 (model.vocabulary): they belong to different "
+        "data, and text cannot be sampled");
+}
+
+// Catches: a vocabulary above the tokenizer's that is refused, ids without a token that are drawn.
+TEST_CASE("a model with more ids than its tokenizer has tokens draws none of the others") {
+  Config config = tiny_config(Strategy::fp32);
+  config.model.vocabulary = 4096;  // an untrained model draws one of the first 257 once in sixteen
+  SamplingConfig sampling;
+  sampling.prompt = "It was";
+  sampling.tokens = 60;
+  sampling.temperature = 1;
+  sampling.top_k = 0;
+  sampling.top_p = 1;
+  Engine engine(config);
+  engine.initialise();
+  const std::string text = generate(engine, byte_tokenizer(), sampling, 1);  // would throw for an id from 257 on
+  CHECK(text.substr(0, 6) == "It was");
+  CHECK(text.size() > 6);
 }
 
 // Catches: a single process that takes the ranks' sharing for its own.

@@ -44,6 +44,19 @@ TEST_CASE("top_k and top_p keep the smallest sets they promise") {
   CHECK(reachable(options(1, 0, 0.8)) == std::set<int32_t>{0, 1, 2});
 }
 
+// Catches: a masked token that is kept for top_k or by the rounding of the last place.
+TEST_CASE("a token of probability 0 is never drawn") {
+  std::vector<float> logits = kLogits;
+  logits[1] = logits[3] = -INFINITY;
+  for (const SamplingConfig& s : {options(1, 0, 1), options(1, 3, 1), options(0.01, 0, 1), options(0, 0, 1)}) {
+    std::set<int32_t> drawn;
+    for (const uint32_t random : {0u, 1u, 1u << 30, 1u << 31, 0xFFFFFFFEu, 0xFFFFFFFFu}) {
+      drawn.insert(sample_token(logits, s, random));
+    }
+    CHECK((drawn.count(1) == 0 && drawn.count(3) == 0));
+  }
+}
+
 // Exact: equally spaced random words hit each token in proportion to its probability, to within one word a token.
 TEST_CASE("tokens are drawn by their probabilities at the temperature") {
   for (const double temperature : {1.0, 0.5}) {

@@ -1,0 +1,15 @@
+// Numbers in messages.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace dither {
+
+/// 124475904 as "124,475,904".
+std::string with_commas(int64_t n);
+
+/// "1 shard", "2 shards", "1,000 shards": the plural of `noun` is it and "s".
+std::string counted(int64_t n, const std::string& noun);
+
+}  // namespace dither
