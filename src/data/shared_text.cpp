@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <limits>
-#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -69,6 +69,18 @@ class RollingHash {
   uint64_t value_ = 0;
 };
 
+/// Whether a piece has kLeastDifferent different tokens.
+template <class Iterator>
+bool is_text(Iterator begin, Iterator end) {
+  std::array<int32_t, kLeastDifferent> different;
+  size_t count = 0;
+  for (; begin != end && count < kLeastDifferent; ++begin) {
+    const auto known = different.begin() + static_cast<std::ptrdiff_t>(count);
+    if (std::find(different.begin(), known, *begin) == known) different[count++] = *begin;
+  }
+  return count == kLeastDifferent;
+}
+
 /// The pieces of validation, and which of them were found.
 class Pieces {
  public:
@@ -77,7 +89,7 @@ class Pieces {
   void add(const std::vector<int32_t>& tokens) {
     for (size_t first = 0; first + kPiece <= tokens.size(); first += kPiece) {
       const auto begin = tokens.begin() + static_cast<std::ptrdiff_t>(first);
-      if (std::set<int32_t>(begin, begin + kPiece).size() < kLeastDifferent) continue;
+      if (!is_text(begin, begin + kPiece)) continue;
       RollingHash hash;
       std::for_each(begin, begin + kPiece, [&hash](int32_t token) { hash.add(token); });
       found_.emplace(hash.value(), false);
