@@ -10,12 +10,9 @@
 #include "base/error.h"
 #include "src/checkpoint/load.h"
 #include "src/checkpoint/weights.h"
-#include "src/config/computation.h"  // hash_text()
-#include "src/data/corpus_tokenizer.h"
-#include "src/data/coverage.h"
-#include "src/data/shared_text.h"
 #include "src/training/agreement.h"
 #include "src/training/checkpoints.h"
+#include "src/training/corpus.h"
 #include "src/training/matrix_peak.h"
 #include "src/training/progress.h"
 #include "src/training/resume.h"
@@ -29,57 +26,6 @@ namespace dither {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-/// What a run learns from.
-struct Corpus {
-  TokenShards shards;
-  std::optional<Tokenizer> tokenizer;  // a corpus may come without one
-  std::string identity;                // by which a checkpoint knows it
-};
-
-/// Sampling can be refused before anything is trained.
-void check_sampling(const Config& config, const std::optional<Tokenizer>& tokenizer) {
-  if (config.sampling.every_steps == 0) return;
-  if (!tokenizer) {
-    throw Error(tokenizer_path_beside(config.data.train) +
-                " does not exist: sampling.every_steps needs the tokenizer beside the training shards");
-  }
-  check_sampling(config, *tokenizer, config.sampling.prompt);
-}
-
-/// Tokens are checked when they are read; a corpus that takes no more than some seconds to read is checked whole before
-/// a run begins.
-const Corpus& checked(const Corpus& corpus, const Config& config) {
-  constexpr int64_t kCheckedWhole = 2'000'000'000;
-  const Tokenizer* tokenizer = corpus.tokenizer ? &*corpus.tokenizer : nullptr;
-  if (corpus.shards.tokens() <= kCheckedWhole) check_tokens(corpus.shards, config.model.vocabulary, tokenizer);
-  check_sampling(config, corpus.tokenizer);
-  return corpus;
-}
-
-std::string data_text(const Config& config, const TokenShards& shards, int64_t first_sample) {
-  const int64_t T = config.model.sequence_length, samples = coverage_of(shards, T).samples;
-  const double seen = static_cast<double>(config.steps) * static_cast<double>(config.batch.tokens_per_step);
-  const bool all = unseen_tokens_warning(shards, T).empty();
-  return fmt::format("{}: {}, {}{}; {} see {:.2f} of them    from sample {}, seed {}", shards.pattern(),
-                     counted(shards.shards(), "shard"), counted(shards.tokens(), "token"),
-                     all ? "" : fmt::format(", {} of them in samples", with_commas(samples * T)),
-                     counted(config.steps, "step"), seen / static_cast<double>(samples * T), with_commas(first_sample),
-                     config.seed);
-}
-
-/// What is not wrong but may not be meant.
-std::vector<std::string> corpus_warnings(const Config& config, const Corpus& corpus, const TokenShards* validation) {
-  std::vector<std::string> warnings = {unseen_tokens_warning(corpus.shards, config.model.sequence_length)};
-  if (validation != nullptr) warnings.push_back(shared_text_warning(corpus.shards, *validation));
-  if (corpus.tokenizer && corpus.tokenizer->vocabulary() > config.model.vocabulary) {
-    warnings.push_back(
-        fmt::format("{} has {} tokens, model.vocabulary is {}: a shard with one of the others ends the run",
-                    corpus.tokenizer->origin(), corpus.tokenizer->vocabulary(), config.model.vocabulary));
-  }
-  std::erase(warnings, "");
-  return warnings;
-}
 
 /// The backend, with the algorithms that the checkpoint's run used, where the config names no others.
 std::unique_ptr<Backend> backend_of(const Config& config, int gpu, const std::optional<ResumePoint>& resume,
@@ -118,9 +64,9 @@ class Run {
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_), [this](Backend& backend) { return communicator(backend); }),
         trainer_(engine_, corpus_.shards),
-        checkpoints_(engine_, ranks.control(), files_of(options), folder.checkpoints_path(), corpus.identity) {
+        checkpoints_(engine_, ranks.control(), files_of(options), folder.checkpoints_path(), to_text(corpus.identity)) {
     if (!config.data.validation.empty()) {
-      evaluator_.emplace(config, corpus_.tokenizer ? &*corpus_.tokenizer : nullptr);
+      evaluator_.emplace(config, corpus_.tokenizer_or_null());
       demand_same_data(ranks.control(), evaluator_->shards(), "validation data");
     }
     engine_.on_phase([this](const std::string& name) { ranks_.control().phase(name); });
@@ -232,7 +178,7 @@ class Run {
                          .backend = engine_.backend().description(),
                          .matrix_peak = peak_,
                          .flop_per_token = Model::flop_per_token(config_.model, parameters),
-                         .data = data_text(config_, corpus_.shards, trainer_.samples_consumed())});
+                         .data = data_text(config_, corpus_, trainer_.samples_consumed())});
     for (const std::string& warning : options.warnings) progress_->warn(warning);
     for (const std::string& warning : corpus_warnings(config_, corpus_, evaluator_ ? &evaluator_->shards() : nullptr)) {
       progress_->warn(warning);
@@ -302,7 +248,7 @@ class Run {
     report_checkpoints();
     engine_.phase("writing weights");
     write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, step, engine_.table(), engine_.parameters(),
-                  engine_.backend(), engine_.stream(), corpus_.tokenizer ? corpus_.tokenizer->fingerprint() : "");
+                  engine_.backend(), engine_.stream(), corpus_.identity.tokenizer);
     keep_algorithms();  // those of evaluation and samples too
     const char* reason = trainer_.must_stop() ? "skipped" : (step < config_.steps ? "signal" : "completed");
     if (step == config_.steps) evaluate(step);
@@ -372,12 +318,11 @@ void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
   ranks.control().watch(config.parallel.timeout_seconds);
   RunFolder folder(config);
   if (ranks.speaks()) folder.lock();
-  Corpus corpus{TokenShards(config.data.train), tokenizer_of(config.data.train, config.data.validation), ""};
+  const Corpus corpus(config);
   demand_same_data(ranks.control(), corpus.shards, "training data");
-  const std::string tokenizer = corpus.tokenizer ? corpus.tokenizer->fingerprint() : "";
-  demand_same_tokenizer(ranks.control(), tokenizer);
-  corpus.identity = to_text(DataIdentity{hash_text(corpus.shards.fingerprint()), tokenizer});
-  const Beginning beginning = find_beginning(config, folder, corpus.identity, options.overwrite, ranks.control());
+  demand_same_tokenizer(ranks.control(), corpus.identity.tokenizer);
+  const Beginning beginning =
+      find_beginning(config, folder, to_text(corpus.identity), options.overwrite, ranks.control());
   if (beginning.complete) {
     if (!ranks.speaks()) return;
     remove_leftovers(files_of(options), folder.checkpoints_path());
