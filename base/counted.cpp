@@ -10,6 +10,8 @@ std::string with_commas(int64_t n) {
   return text;
 }
 
-std::string counted(int64_t n, const std::string& noun) { return with_commas(n) + " " + noun + (n == 1 ? "" : "s"); }
+std::string counted(int64_t n, const std::string& noun, const std::string& ending) {
+  return with_commas(n) + " " + noun + (n == 1 ? "" : ending);
+}
 
 }  // namespace dither

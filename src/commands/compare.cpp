@@ -65,7 +65,8 @@ std::string problems_of(const Study& study, const std::vector<RunStatus>& runs) 
     named += fmt::format("\n       {}: {}: {}", status.run->name, name_of(state), reason_of(status.record));
   }
   if (bad == 0) return "";
-  return fmt::format("{}: {} of {} runs did not complete{}{}", study.folder, bad, runs.size(), named,
+  return fmt::format("{}: {} of {} did not complete{}{}", study.folder, bad,
+                     counted(static_cast<int64_t>(runs.size()), "run"), named,
                      bad > kNamed ? fmt::format("\n       and {} more", bad - kNamed) : "");
 }
 

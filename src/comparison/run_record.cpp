@@ -9,6 +9,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "base/counted.h"
 #include "base/error.h"
 
 namespace dither {
@@ -226,7 +227,7 @@ std::string reason_of(const RunRecord& record) {
   }
   if (record.end_reason == "skipped") {
     const SkipPoint last = record.skips.empty() ? SkipPoint() : record.skips.back();
-    return fmt::format("{} steps in a row skipped: {}", last.in_a_row, last.reason);
+    return fmt::format("{} in a row skipped: {}", counted(last.in_a_row, "step"), last.reason);
   }
   const double loss = train_loss(record);
   if (!std::isfinite(loss)) return "the final loss is not finite";

@@ -1,4 +1,5 @@
 #include "src/planning/report.h"
+#include "base/counted.h"
 
 #include <fmt/format.h>
 
@@ -60,12 +61,12 @@ std::vector<std::vector<std::string>> table_of(const ScalePlan& plan) {
 
 std::string batch_of(const ScalePlan& plan) {
   const BatchConfig& batch = plan.config.batch;
-  std::string text = fmt::format("{} tokens = {} micro-batches of {} x {}, in {} round{} over {} rank{}",
-                                 grouped(batch.tokens_per_step), grouped(plan.micro_batches), batch.micro_batch_size,
-                                 grouped(plan.config.model.sequence_length), plan.rounds, plan.rounds > 1 ? "s" : "",
-                                 grouped(plan.ranks), plan.ranks > 1 ? "s" : "");
+  std::string text = fmt::format("{} = {} of {} x {}, in {} over {}", counted(batch.tokens_per_step, "token"),
+                                 counted(plan.micro_batches, "micro-batch", "es"), batch.micro_batch_size,
+                                 grouped(plan.config.model.sequence_length), counted(plan.rounds, "round"),
+                                 counted(plan.ranks, "rank"));
   const int64_t idle = plan.rounds * plan.ranks - plan.micro_batches;
-  if (idle > 0) text += fmt::format("; {} rank{} idle in the last", grouped(idle), idle > 1 ? "s" : "");
+  if (idle > 0) text += fmt::format("; {} idle in the last", counted(idle, "rank"));
   return text;
 }
 

@@ -25,9 +25,10 @@ std::string model_text(const ModelConfig& m) {
 
 std::string batch_text(const Config& c, int ranks) {
   const int64_t micro_batches = c.batch.tokens_per_step / c.model.sequence_length / c.batch.micro_batch_size;
-  const std::string shared = micro_batches % ranks == 0
-                                 ? fmt::format("{} accumulated x {}", micro_batches / ranks, counted(ranks, "rank"))
-                                 : fmt::format("{} micro-batches shared by {} ranks", micro_batches, ranks);
+  const std::string shared =
+      micro_batches % ranks == 0
+          ? fmt::format("{} accumulated x {}", micro_batches / ranks, counted(ranks, "rank"))
+          : fmt::format("{} shared by {}", counted(micro_batches, "micro-batch", "es"), counted(ranks, "rank"));
   return fmt::format("{} = {} x {} x {}", counted(c.batch.tokens_per_step, "token"),
                      counted(c.batch.micro_batch_size, "sequence"), with_commas(c.model.sequence_length), shared);
 }

@@ -13,6 +13,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/counted.h"
 #include "base/error.h"
 #include "src/checkpoint/checkpoint_folder.h"
 #include "src/checkpoint/file_system.h"  // there_is()
@@ -266,9 +267,9 @@ Beginning find_beginning(const Config& config, const RunFolder& folder, const st
     beginning.warnings.push_back(wrong);
   }
   if (!beginning.resume) {
-    throw Error(fmt::format("{}: none of its {} checkpoints is good\n       {}\n       cures: restore one, {}",
-                            folder.path(), candidates.paths.size(), fmt::join(beginning.warnings, "\n       "),
-                            kOther));
+    throw Error(fmt::format("{}: none of its {} is good\n       {}\n       cures: restore one, {}", folder.path(),
+                            counted(static_cast<int64_t>(candidates.paths.size()), "checkpoint"),
+                            fmt::join(beginning.warnings, "\n       "), kOther));
   }
   for (std::string& warning : beginning.warnings) {
     warning += fmt::format("; resuming from {} instead", fs::path(beginning.resume->path).filename().string());

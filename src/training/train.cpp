@@ -255,11 +255,11 @@ class Run {
     if (metrics_) metrics_->end(step, reason, seconds);
     if (trainer_.must_stop()) {
       if (!ranks_.speaks()) return;  // rank 0's error ends all
-      throw Error(
-          fmt::format("{} steps in a row were skipped (guards.stop_after_skips), the last was step {}; the weights "
-                      "before them are in {}\n       cures: a smaller optimizer.learning_rate, a longer warm-up, "
-                      "or look at the data near sample {}",
-                      config_.guards.stop_after_skips, step, folder_.weights_path(), trainer_.samples_consumed()));
+      throw Error(fmt::format(
+          "skipped {} in a row (guards.stop_after_skips), the last was step {}; the weights "
+          "before them are in {}\n       cures: a smaller optimizer.learning_rate, a longer warm-up, "
+          "or look at the data near sample {}",
+          counted(config_.guards.stop_after_skips, "step"), step, folder_.weights_path(), trainer_.samples_consumed()));
     }
     if (!ranks_.speaks()) return;
     if (step < config_.steps) {
