@@ -12,6 +12,7 @@
 
 #include "base/checksum.h"
 #include "base/error.h"
+#include "src/checkpoint/consolidate.h"  // kConsolidatedName
 
 namespace dither {
 
@@ -32,8 +33,22 @@ int64_t step_of(const std::string& name) {
   return error == std::errc() && stop == end && step >= 0 && checkpoint_name(step) == name ? step : -1;
 }
 
-bool ends_with(const std::string& name, std::string_view end) {
-  return name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
+/// Whether this is the name of a checkpoint that is not finished, or being removed.
+bool is_leftover(const std::string& name) {
+  for (const std::string_view end : {kPartialEnd, kRemovedEnd}) {
+    const size_t whole = name.size() - std::min(name.size(), end.size());
+    if (name.compare(whole, end.size(), end) == 0 && step_of(name.substr(0, whole)) >= 0) return true;
+  }
+  return false;
+}
+
+bool is_shard_name(const std::string& name) {
+  constexpr std::string_view kBegin = "rank-", kEnd = ".safetensors";
+  if (name == kConsolidatedName) return true;
+  if (name.size() <= kBegin.size() + kEnd.size() || name.rfind(kBegin, 0) != 0) return false;
+  const std::string rank = name.substr(kBegin.size(), name.size() - kBegin.size() - kEnd.size());
+  return name.compare(name.size() - kEnd.size(), kEnd.size(), kEnd) == 0 &&
+         rank.find_first_not_of("0123456789") == std::string::npos;
 }
 
 std::vector<std::string> names_in(const std::string& folder) {
@@ -110,9 +125,9 @@ void NewCheckpoint::begin(int64_t bytes) {
   make_durable_folder(files_, folder);
   files_.remove(partial_);
   const int64_t free = files_.free_bytes(folder), needed = bytes + kSpareBytes;
-  if (free < needed) {
+  if (free >= 0 && free < needed) {
     constexpr double kMiB = 1 << 20;
-    throw Error(
+    throw DiskFull(
         fmt::format("{}: {:.1f} MiB are free, a checkpoint needs {:.1f} MiB\n       cures: free space, a smaller "
                     "checkpoint.keep_last, or another logging.directory",
                     folder, static_cast<double>(free) / kMiB, static_cast<double>(needed) / kMiB));
@@ -157,6 +172,17 @@ std::vector<CheckpointEntry> outdated(const std::vector<CheckpointEntry>& entrie
   return old;
 }
 
+std::string foreign_in_checkpoints(const std::string& folder) {
+  for (const std::string& name : names_in(folder)) {
+    const std::string path = folder + "/" + name;
+    if ((step_of(name) < 0 && !is_leftover(name)) || !fs::is_directory(path)) return path;
+    for (const std::string& file : names_in(path)) {
+      if (file != kManifestName && !is_shard_name(file)) return path + "/" + file;
+    }
+  }
+  return "";
+}
+
 void remove_checkpoint(FileSystem& files, const CheckpointEntry& entry) {
   const std::string removed = entry.path + std::string(kRemovedEnd);
   files.remove(removed);
@@ -167,7 +193,7 @@ void remove_checkpoint(FileSystem& files, const CheckpointEntry& entry) {
 
 void remove_leftovers(FileSystem& files, const std::string& folder) {
   for (const std::string& name : names_in(folder)) {
-    if (ends_with(name, kPartialEnd) || ends_with(name, kRemovedEnd)) files.remove(folder + "/" + name);
+    if (is_leftover(name)) files.remove(folder + "/" + name);
   }
 }
 

@@ -73,10 +73,14 @@ class NewCheckpoint {
 std::vector<CheckpointEntry> outdated(const std::vector<CheckpointEntry>& entries, int64_t keep_last,
                                       int64_t keep_every);
 
+/// The path of something in `folder` that no run puts into its folder of checkpoints, or into a checkpoint; "" where
+/// there is none. Throws Error when a folder cannot be read.
+std::string foreign_in_checkpoints(const std::string& folder);
+
 /// Takes a finished checkpoint away, so that it is never seen half gone. Throws Error.
 void remove_checkpoint(FileSystem& files, const CheckpointEntry& entry);
 
-/// Deletes what a run that died has left: .partial and .removed. Throws Error.
+/// Deletes what a run that died has left: checkpoints' names with .partial and .removed. Throws Error.
 void remove_leftovers(FileSystem& files, const std::string& folder);
 
 }  // namespace dither

@@ -18,9 +18,7 @@ namespace {
 
 constexpr size_t kPieceBytes = size_t{16} << 20;  // of one system call: many blocks for the disk to work on at once
 
-[[noreturn]] void fail(const std::string& path, const char* action) {
-  throw Error(fmt::format("{}: cannot {}: {}", path, action, std::strerror(errno)));
-}
+[[noreturn]] void fail(const std::string& path, const char* action) { fail_on_disk(path, action, errno); }
 
 /// Opens for direct access, or without it where the file system does not offer it.
 int open_direct(const std::string& path, int flags, bool& direct) {

@@ -9,7 +9,18 @@
 #include <memory>
 #include <string>
 
+#include "base/error.h"
+
 namespace dither {
+
+/// What a full disk or an exhausted quota causes: it may pass.
+class DiskFull : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Throws DiskFull where `error` (of errno) says so, else Error: "<path>: cannot <action>: <reason>".
+[[noreturn]] void fail_on_disk(const std::string& path, const std::string& action, int error);
 
 /// A file being written. Its destructor closes it; whether all of it has reached the disk only sync() says.
 class OutputFile {
@@ -32,9 +43,12 @@ class FileSystem {
   virtual void rename(const std::string& from, const std::string& to) = 0;
   /// A file, or a folder with everything in it; no error where there is none.
   virtual void remove(const std::string& path) = 0;
+  /// A file system that cannot do this is worth a warning (take_warning()), no error.
   virtual void sync_folder(const std::string& path) = 0;
-  /// What a user without privileges may still write there.
+  /// What a user without privileges may still write there; below 0: the file system does not say.
   virtual int64_t free_bytes(const std::string& path) = 0;
+  /// What this file system cannot do, each thing once, since the last call; "" : nothing new.
+  virtual std::string take_warning() { return ""; }
 };
 
 /// The machine's own.

@@ -214,7 +214,7 @@ const SafetensorsTensor& SafetensorsFile::at(const std::string& name) const {
 }
 
 void write_safetensors(const std::string& path, const std::vector<SafetensorsTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, FileSystem& files) {
   std::set<std::string> names = {kSafetensorsMetadata};
   for (const SafetensorsTensor& tensor : tensors) DITHER_ASSERT(names.insert(tensor.name).second);
   std::vector<SafetensorsTensor> ordered = tensors;
@@ -222,7 +222,6 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsTen
     return size_of(a.type) > size_of(b.type);
   });
   const std::string header = safetensors_header(ordered, metadata, path), partial = path + ".partial";
-  FileSystem& files = disk();
   try {
     const std::unique_ptr<OutputFile> file = files.create(partial);
     file->write(header.data(), static_cast<int64_t>(header.size()));

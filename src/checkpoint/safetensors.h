@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "src/checkpoint/file_system.h"
+
 namespace dither {
 
 enum class SafetensorsType : uint8_t {
@@ -93,6 +95,6 @@ std::string safetensors_header(const std::vector<SafetensorsTensor>& ordered,
 /// The same arguments give the same bytes. Throws Error (disk full, no such folder, text that is not UTF-8); then
 /// `path` is as it was. Names must be unique and not "__metadata__".
 void write_safetensors(const std::string& path, const std::vector<SafetensorsTensor>& tensors,
-                       const std::map<std::string, std::string>& metadata);
+                       const std::map<std::string, std::string>& metadata, FileSystem& files = disk());
 
 }  // namespace dither

@@ -98,7 +98,8 @@ void fetch(const Parameter& p, ConstView stored, Backend& backend, Stream stream
 }  // namespace
 
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer) {
+                   ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer,
+                   FileSystem& files) {
   HostTensors host;
   for (int bucket = 0; bucket < static_cast<int>(table.buckets().size()); ++bucket) {
     const BucketViews& views = parameters.before_forward(bucket);
@@ -111,7 +112,7 @@ void write_weights(const std::string& path, const Config& config, int64_t step, 
   std::map<std::string, std::string> metadata = {
       {"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}};
   if (!tokenizer.empty()) metadata[kTokenizerKey] = tokenizer;
-  write_safetensors(path, host.tensors, metadata);
+  write_safetensors(path, host.tensors, metadata, files);
 }
 
 void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer) {

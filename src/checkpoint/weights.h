@@ -11,6 +11,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "src/checkpoint/file_system.h"
 #include "src/config/config.h"
 #include "src/model/parameter_access.h"
 #include "src/optimizer/optimizer.h"
@@ -20,7 +21,8 @@ namespace dither {
 /// Writes the weights that forward passes use. Whole or not at all; throws Error when the disk refuses. All ranks call
 /// it, since some have only a shard; `path` "" : this one writes nothing. `tokenizer`: its fingerprint, "" if none.
 void write_weights(const std::string& path, const Config& config, int64_t step, const ParameterTable& table,
-                   ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer = "");
+                   ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer = "",
+                   FileSystem& files = disk());
 
 /// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
 /// the tensor that is missing, left over, or of another shape or type.
