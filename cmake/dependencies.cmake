@@ -11,7 +11,6 @@ dither_need(Threads libc6-dev)
 dither_need(OpenMP "g++ (or libomp-dev for Clang)" COMPONENTS CXX)
 dither_need(nlohmann_json nlohmann-json3-dev)
 dither_need(fmt libfmt-dev)
-dither_need(spdlog libspdlog-dev)
 dither_need(CLI11 libcli11-dev)
 find_path(XXHASH_INCLUDE_DIR xxhash.h)  # the header alone: XXH_INLINE_ALL
 if(NOT XXHASH_INCLUDE_DIR)

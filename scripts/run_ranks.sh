@@ -8,8 +8,9 @@
 # that noticed; each failure is named on stderr. Once a rank has failed the others have seven seconds to notice and end
 # by themselves, which takes them five at most; then they are killed.
 #
-# SIGINT and SIGTERM go on to the ranks as SIGTERM: they stop after the same step, with checkpoint and weights written. A
-# terminal's Ctrl-C reaches them by itself too, which is why it goes on under another name: the same signal twice kills.
+# SIGINT, SIGTERM and SIGHUP go on to the ranks as SIGTERM: they stop after the same step, with checkpoint and weights
+# written. A terminal's Ctrl-C reaches them by itself too, which is why it goes on under another name: a second Ctrl-C,
+# more than a second after the first, kills.
 # SIGUSR1 goes on as it is: it stops them too, or only asks for a checkpoint (checkpoint.on_signal).
 set -uo pipefail
 
@@ -32,7 +33,7 @@ finish() {
   rm -rf "$folder"
 }
 trap finish EXIT
-trap 'to_ranks TERM' INT TERM
+trap 'to_ranks TERM' INT TERM HUP
 trap 'to_ranks USR1' USR1
 
 for ((rank = 0; rank < ranks; ++rank)); do

@@ -3,11 +3,18 @@
 // Exit status   0  done
 //               2  "error: ..." on stderr: what the user or the world caused
 //               3  "internal error: ..." on stderr: a mistake of this program
+//               ended by SIGPIPE, without a word: the reader of standard output has gone (`| head`); train and compare
+//               go on without it
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <system_error>
@@ -35,6 +42,23 @@ constexpr const char* kFooter =
     "  dither sample runs/book --prompt 'Once upon a time'\n\n"
     "`dither COMMAND --help` shows a command's options, docs/configuration.md every key of a config.";
 
+/// Where a descriptor from 0 to 2 is closed the next file would get its number, and what is printed would go into it.
+void open_standard_descriptors() {
+  for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
+    if (fcntl(descriptor, F_GETFD) >= 0) continue;
+    if (open("/dev/null", O_RDWR) != descriptor) std::_Exit(kBadInput);  // no word: there is nowhere to say it
+  }
+}
+
+/// Ends the program as SIGPIPE does, if that is why output cannot be written and the signal was ignored by whoever
+/// started it.
+void end_without_reader() {
+  pollfd out{STDOUT_FILENO, POLLOUT, 0};
+  if (poll(&out, 1, 0) != 1 || (out.revents & POLLERR) == 0) return;
+  std::signal(SIGPIPE, SIG_DFL);
+  raise(SIGPIPE);
+}
+
 /// A first word that is no command, said plainly; the parser would complain of the words behind it.
 void check_command(const CLI::App& app, const std::string& first) {
   if (first.rfind('-', 0) == 0) return;  // an option: --help, or one that the parser refuses
@@ -59,6 +83,7 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
   }
   if (app.get_subcommands().empty()) throw dither::Error("no command given; dither --help lists them");  // dither --
   if (std::fflush(stdout) != 0) {
+    if (errno == EPIPE) end_without_reader();
     throw dither::Error(std::string("standard output cannot be written: ") + std::strerror(errno));
   }
   return 0;
@@ -72,6 +97,7 @@ int failed(const char* kind, const char* message, int status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_descriptors();
   // A file that may not grow any further (ulimit -f, quotas of batch systems): the write that fails says so, and is met
   // where it can be, instead of the program's death.
   std::signal(SIGXFSZ, SIG_IGN);
@@ -104,6 +130,7 @@ int main(int argc, char** argv) {
   } catch (const dither::Error& e) {
     return failed("error: ", e.what(), kBadInput);
   } catch (const std::system_error& e) {  // a disk or a system call that refused, where nobody had more to say of it
+    if (e.code() == std::errc::broken_pipe) end_without_reader();
     return failed("error: ", e.what(), kBadInput);
   } catch (const std::bad_alloc&) {
     return failed("error: ", "out of memory; cures: a smaller batch.micro_batch_size, sequence length or model",

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "base/error.h"
 #include "src/checkpoint/checkpoint_folder.h"
@@ -134,6 +135,7 @@ void list(const Options& options) {
                  manifest.ranks, strategy_info(config.precision.strategy).name,
                  every > 0 && entry.step % every == 0 ? ", kept for ever" : "");
     } catch (const Error& error) {
+      if (!there_is(entry.path)) continue;  // removed meanwhile by its run
       ++damaged;
       fmt::print("{:>10}  damaged: {}\n", entry.step, error.what());
     }
@@ -148,10 +150,14 @@ void list(const Options& options) {
 
 void verify(const Options& options) {
   std::vector<std::string> checkpoints;
+  std::set<std::string> there;  // of these, at first
   for (const std::string& path : options.paths) {
-    for (const std::string& checkpoint : checkpoints_at(plain(path))) checkpoints.push_back(checkpoint);
+    for (const std::string& checkpoint : checkpoints_at(plain(path))) {
+      checkpoints.push_back(checkpoint);
+      if (there_is(checkpoint)) there.insert(checkpoint);
+    }
   }
-  size_t damaged = 0;
+  size_t damaged = 0, removed = 0;
   for (const std::string& checkpoint : checkpoints) {
     const Clock::time_point begin = Clock::now();
     try {
@@ -159,12 +165,15 @@ void verify(const Options& options) {
       verify_checkpoint(checkpoint, manifest, ReadFrom::disk);
       fmt::print("{}: good, {:.1f} MiB in {:.2f} s\n", checkpoint, mib(bytes_of(manifest)), seconds_since(begin));
     } catch (const Error& error) {
-      ++damaged;
-      fmt::print("{}\n", error.what());  // begins with the file
+      const bool gone = there.count(checkpoint) > 0 && !there_is(checkpoint);
+      ++(gone ? removed : damaged);
+      gone ? fmt::print("{}: removed meanwhile by a run that keeps its newest\n", checkpoint)
+           : fmt::print("{}\n", error.what());  // begins with the file
     }
     std::fflush(stdout);  // a line as soon as it is known: reading takes a while
   }
   if (damaged > 0) fail_damaged(damaged, checkpoints.size());
+  if (removed == checkpoints.size()) throw Error("all checkpoints were removed while they were read: try again");
 }
 
 // show

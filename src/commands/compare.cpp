@@ -11,6 +11,7 @@
 #include "src/commands/common.h"
 #include "src/comparison/live_table.h"
 #include "src/comparison/report.h"
+#include "src/training/console.h"
 #include "src/training/progress.h"  // with_commas()
 #include "src/training/signals.h"
 
@@ -82,11 +83,10 @@ std::string compare(const Study& study, const Options& options) {
   try {
     const std::string report =
         write_report(records, {.folder = study.folder + "/report", .baseline = options.baseline, .title = study.name});
-    fmt::print("\n{}", report);
+    write_console(stdout, "\n" + report);
   } catch (const Error& e) {  // the runs are done, and other studies wait
     problems += (problems.empty() ? "" : "\n       ") + std::string(e.what());
   }
-  std::fflush(stdout);
   return problems;
 }
 
@@ -96,6 +96,7 @@ void compare_all(const Options& options) {
     for (const Study& study : studies) list(study);
     return;
   }
+  survive_lost_readers();
   const StopSignals signals;
   if (!options.schedule.overwrite) {
     for (const Study& study : studies) refuse_conflicts(survey(study));

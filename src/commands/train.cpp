@@ -6,6 +6,7 @@
 
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
+#include "src/training/console.h"
 
 namespace dither {
 
@@ -26,12 +27,13 @@ void add_train_command(CLI::App& app) {
   command->footer(
       "Leaves runs/<name>/ with config.json, metrics.jsonl, log.txt, checkpoints/ and weights.safetensors.\n"
       "A run of this name that was interrupted goes on from its newest good checkpoint (checkpoint.resume).\n"
-      "Ctrl-C (SIGINT), SIGTERM and SIGUSR1 end the run after the step at hand, with checkpoint and weights "
-      "written.\n\n"
+      "Ctrl-C (SIGINT), SIGTERM, SIGHUP and SIGUSR1 end the run after the step in progress, with checkpoint and "
+      "weights written; a second Ctrl-C, more than a second later, kills it.\n\n"
       "Examples:\n"
       "  dither train configs/quickstart.json --set name=slower --set optimizer.learning_rate=1e-3\n"
       "  mpirun -np 8 dither train configs/gpt2-124m.json --set parallel.zero_stage=1");
   command->callback([options] {
+    survive_lost_readers();
     Ranks ranks;
     ranks.run([&] {
       const Config config = load_config(options->config, options->assignments, options->train.warnings);

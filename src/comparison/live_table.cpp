@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "src/training/console.h"
 #include "src/training/progress.h"  // with_commas(), duration_text()
 
 namespace dither {
@@ -41,7 +42,7 @@ double eta(const StudyProgress& progress) {
   for (const RunStatus& s : progress.runs) {
     const double steps = static_cast<double>(s.record.steps_done());
     const double tokens = static_cast<double>(s.run->config.batch.tokens_per_step);
-    if (!s.earlier && s.phase != Phase::waiting) done += steps * tokens;
+    if (!s.earlier && s.phase != Phase::waiting) done += (steps - static_cast<double>(s.steps_before)) * tokens;
     if (s.phase != Phase::ended) {
       left += (static_cast<double>(s.run->config.steps) - (s.phase == Phase::running ? steps : 0)) * tokens;
     }
@@ -160,16 +161,18 @@ void LiveTable::say_changes(const StudyProgress& progress) {
     said_[i] = s.phase;
     const std::string place = fmt::format("[{}/{}] {}", i + 1, progress.runs.size(), s.run->name);
     if (s.phase == Phase::running) {
-      fmt::print(out_, "{}: started, {}\n", place, counted(s.run->config.steps, "step"));
+      const std::string from =
+          s.steps_before > 0 ? fmt::format("resumed after step {} of", with_commas(s.steps_before)) : "started,";
+      write_console(out_, fmt::format("{}: {} {}\n", place, from, counted(s.run->config.steps, "step")));
       continue;
     }
     const RunRecord& r = s.record;
     const std::string reason = reason_of(r);
-    fmt::print(out_, "{}: {}{}, {}, loss {}, validation loss {}\n", place, state_text(s),
-               reason.empty() ? "" : " (" + reason + ")", counted(r.steps_done(), "step"), number(train_loss(r)),
-               r.evaluations.empty() ? "-" : number(r.evaluations.back().loss));
+    write_console(out_,
+                  fmt::format("{}: {}{}, {}, loss {}, validation loss {}\n", place, state_text(s),
+                              reason.empty() ? "" : " (" + reason + ")", counted(r.steps_done(), "step"),
+                              number(train_loss(r)), r.evaluations.empty() ? "-" : number(r.evaluations.back().loss)));
   }
-  std::fflush(out_);
 }
 
 void LiveTable::redraw(const StudyProgress& progress, bool last) {
@@ -181,8 +184,7 @@ void LiveTable::redraw(const StudyProgress& progress, bool last) {
   const std::vector<std::string> lines = table_lines(progress, width, last ? kAllLines : height - 1);
   for (const std::string& drawn : lines) text += "\r" + drawn + "\033[K\n";
   text += "\033[J";
-  std::fputs(text.c_str(), out_);
-  std::fflush(out_);
+  write_console(out_, text);
   drawn_ = static_cast<int>(lines.size());
   drawn_seconds_ = progress.seconds;
 }

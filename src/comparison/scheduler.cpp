@@ -12,9 +12,11 @@
 
 #include "base/error.h"
 #include "base/free_memory.h"
+#include "src/checkpoint/checkpoint_folder.h"
 #include "src/comparison/child.h"
 #include "src/training/engine.h"  // Engine::plan()
 #include "src/training/folder_lock.h"
+#include "src/training/run_folder.h"
 #include "src/training/signals.h"
 
 namespace dither {
@@ -41,6 +43,8 @@ RunRecord empty_record(const Study& study, const StudyRun& run) {
   return record;
 }
 
+bool has_checkpoints(const std::string& folder) { return !list_checkpoints(folder + "/checkpoints").empty(); }
+
 RunStatus status_of(const Study& study, const StudyRun& run) {
   RunStatus status;
   status.run = &run;
@@ -49,15 +53,22 @@ RunStatus status_of(const Study& study, const StudyRun& run) {
   status.record = empty_record(study, run);
   read_metrics(status.record);
   status.begun = is_run_folder(status.record.folder) || !status.record.error.empty();
-  if (!is_finished(status.record)) return status;
-  status.phase = Phase::ended;
-  status.earlier = true;
+  const bool finished = is_finished(status.record);
+  if (!finished && !has_checkpoints(status.record.folder)) return status;  // nothing to keep: it begins again
+  status.phase = finished ? Phase::ended : Phase::waiting;
+  status.earlier = finished;
   try {
     status.conflict = first_difference(run.config, read_run_config(status.record.folder));
   } catch (const Error& e) {  // the config of another version of the program, or none
     status.conflict = e.what();
   }
   return status;
+}
+
+/// Whether a run that is started again is to go on, not to begin: it has saved something of this very config.
+bool resumes(const RunStatus& status) {
+  return status.conflict.empty() && status.run->config.checkpoint.resume != "never" &&
+         has_checkpoints(status.record.folder);
 }
 
 int64_t free_memory() {
@@ -147,6 +158,7 @@ class Schedule {
   void fail(RunStatus& status, const std::string& reason) {
     status.phase = Phase::ended;
     status.begun = true;
+    status.record.end_reason.clear();
     status.record.error = "error: " + reason;
     std::ofstream(log_path_of(status.record.folder), std::ios::app) << status.record.error << '\n';
   }
@@ -154,7 +166,6 @@ class Schedule {
   void fail_what_cannot_fit() {
     for (RunStatus& status : runs_) {
       if (status.phase != Phase::waiting || status.memory_bytes <= budget_.memory_bytes) continue;
-      forget(status);
       fail(status, fmt::format("the run needs {:.2f} GiB of memory, and all runs together may take {:.2f} (--memory)",
                                static_cast<double>(status.memory_bytes) / kGiB,
                                static_cast<double>(budget_.memory_bytes) / kGiB));
@@ -172,18 +183,32 @@ class Schedule {
     }
   }
 
-  // What an earlier start has left: `dither train --overwrite` would delete it too, but only once the run has come so
-  // far, and until then its metrics would be taken for the new ones. A folder that no run made is left to `train`.
+  // What an earlier start has left where there is nothing to resume: `dither train --overwrite` would delete it too,
+  // but only once the run has come so far, and until then its metrics would be taken for the new ones.
   void forget(RunStatus& status) {
     status.record = empty_record(study_, *status.run);
-    std::error_code failed;  // then `train` meets it too, and says so
-    if (is_run_folder(status.record.folder)) fs::remove_all(status.record.folder, failed);
+    try {
+      if (fs::exists(status.record.folder)) RunFolder(status.run->config).empty();
+    } catch (const std::exception&) {  // a folder that no run made, or the disk: `train` meets it too, and says so
+    }
+    std::error_code failed;
     fs::remove(log_path_of(status.record.folder), failed);
+  }
+
+  // The metrics so far belong to the run; how its last process ended says nothing of the next one.
+  void take_up(RunStatus& status, MetricsReader& reader) {
+    status.record = empty_record(study_, *status.run);
+    while (reader.read(status.record)) {
+    }
+    status.record.end_reason.clear();
+    status.steps_before = status.record.steps_done();
   }
 
   void start(size_t i) {
     RunStatus& status = runs_[i];
-    forget(status);
+    const bool again = resumes(status);
+    jobs_[i].reader = std::make_unique<MetricsReader>(folder_of(study_, *status.run) + "/metrics.jsonl");
+    again ? take_up(status, *jobs_[i].reader) : forget(status);
     Config config = status.run->config;
     config.parallel.threads = budget_.threads;
     const std::string path = study_.folder + "/configs/" + status.run->name + ".json";
@@ -191,9 +216,9 @@ class Schedule {
     file << to_json(config);
     file.close();
     if (!file) throw Error(path + " cannot be written: is the disk full?");
-    jobs_[i].reader = std::make_unique<MetricsReader>(status.record.folder + "/metrics.jsonl");
-    jobs_[i].child = std::make_unique<Child>(std::vector<std::string>{"train", path, "--overwrite"},
-                                             log_path_of(status.record.folder));
+    std::vector<std::string> words = {"train", path};
+    if (!again) words.push_back("--overwrite");
+    jobs_[i].child = std::make_unique<Child>(words, log_path_of(status.record.folder));
     status.phase = Phase::running;
     status.begun = true;
   }
@@ -236,10 +261,11 @@ void refuse_conflicts(const std::vector<RunStatus>& runs) {
   const auto first = std::find_if(runs.begin(), runs.end(), other);
   if (first == runs.end()) return;
   const auto more = std::count_if(first, runs.end(), other) - 1;
-  throw Error(fmt::format(
-      "{} holds a finished run of another config: {}{}\n       cures: another name (--set name=...), "
-      "or --overwrite, which repeats every run",
-      first->record.folder, first->conflict, more == 0 ? "" : fmt::format(" ({} more runs like it)", more)));
+  throw Error(
+      fmt::format("{} holds {} run of another config: {}{}\n       cures: another name (--set name=...), "
+                  "or --overwrite, which repeats every run",
+                  first->record.folder, first->earlier ? "a finished" : "an interrupted", first->conflict,
+                  more == 0 ? "" : fmt::format(" ({} more runs like it)", more)));
 }
 
 std::vector<RunStatus> run_study(const Study& study, const ScheduleOptions& options, const StudyObserver& observe) {
@@ -247,10 +273,14 @@ std::vector<RunStatus> run_study(const Study& study, const ScheduleOptions& opti
   const FolderLock lock(study.folder, lock_options());
   std::vector<RunStatus> runs = survey(study);
   if (!options.overwrite) refuse_conflicts(runs);  // as the folder is now that nobody else writes in it
+  for (const RunStatus& status : runs) {           // all, before the first is touched
+    if (options.overwrite && fs::exists(status.record.folder)) RunFolder(status.run->config).check_owner(true);
+  }
   for (RunStatus& status : runs) {
     if (!options.overwrite) break;
-    // At once for all, so that a compare which is broken off and started again without --overwrite finds none finished.
-    if (is_run_folder(status.record.folder)) fs::remove(status.record.folder + "/metrics.jsonl");
+    // At once for all, so that a compare which is broken off and started again without --overwrite finds none finished,
+    // and none to resume.
+    if (fs::exists(status.record.folder)) RunFolder(status.run->config).empty();
     status.record = empty_record(study, *status.run);
     status.conflict.clear();
     status.phase = Phase::waiting;

@@ -1,5 +1,6 @@
 // The runs of a study as child processes, several at once within a budget of cores and memory, each run once: what has
-// finished is not repeated, what broke off runs again, what fails does not stop the rest.
+// finished is not repeated, what was interrupted is resumed from its newest checkpoint, what fails does not stop the
+// rest.
 //
 // Leaves in the study's folder, beside the runs' own folders (docs/comparing.md):
 //   configs/<run>.json   the complete config that the run was started with
@@ -30,10 +31,11 @@ struct RunStatus {
   int64_t parameters = 0;    // that count
   int64_t memory_bytes = 0;  // planned: what the run takes from the budget
   Phase phase = Phase::waiting;
-  bool begun = false;    // some compare has started it
-  bool earlier = false;  // it had finished before: not repeated
-  std::string conflict;  // it has finished with another config: the first difference
-  RunRecord record;      // as far as the metrics have been read
+  bool begun = false;        // some compare has started it
+  bool earlier = false;      // it had finished before: not repeated
+  int64_t steps_before = 0;  // done when it was resumed
+  std::string conflict;      // it has finished, or has checkpoints, with another config: the first difference
+  RunRecord record;          // as far as the metrics have been read
 };
 
 struct StudyProgress {
@@ -49,7 +51,7 @@ using StudyObserver = std::function<void(const StudyProgress&)>;
 /// What there is of each run. Changes nothing.
 std::vector<RunStatus> survey(const Study& study);
 
-/// Throws Error if a run has finished with another config than the study gives it.
+/// Throws Error if a run has finished, or has checkpoints, with another config than the study gives it.
 void refuse_conflicts(const std::vector<RunStatus>& runs);
 
 /// Runs what has not finished and returns how each run stands. SIGINT and SIGTERM (StopSignals must be there) end the

@@ -131,6 +131,7 @@ struct CheckpointConfig {
   OnSignal on_signal = OnSignal::exit;
   std::string resume = "auto";         // auto, never, or the path of a checkpoint or of a run's folder
   bool allow_strategy_change = false;  // convert a checkpoint of another precision section
+  double retry_seconds = 300;          // at the end of a run: how long a full disk is waited for
 
   bool enabled() const { return every_steps > 0 || every_minutes > 0; }
 };

@@ -21,6 +21,7 @@ constexpr uint64_t kMaxWidth = 1ull << 20;            // the same
 constexpr uint64_t kMaxSeed = 18446744073709551615u;  // the Philox key has 64 bits
 constexpr uint64_t kMaxRanks = 1ull << 20;            // a bound only against misprints
 constexpr double kMaxMinutes = 5e7;                   // a century: its nanoseconds still fit 64 bits
+constexpr double kMaxRetrySeconds = 86400;            // a day
 constexpr double kLeast = 1e-30;                      // FP32 arithmetic sees 0 below 1.2e-38
 constexpr double kMost = 1e12;                        // a bound only against misprints
 
@@ -220,14 +221,16 @@ std::vector<Key> checkpoint_keys() {
       boolean(FIELD(checkpoint.async),
               "write from a copy in host memory while training goes on; false: training waits for the disk"),
       word(FIELD(checkpoint.on_signal),
-           words({{"exit", "SIGTERM, SIGINT and SIGUSR1 save and end the run with status 0"},
-                  {"continue", "SIGUSR1 saves and training goes on, SIGTERM and SIGINT save and end the run"}}),
+           words({{"exit", "SIGTERM, SIGINT, SIGHUP and SIGUSR1 save and end the run with status 0"},
+                  {"continue", "SIGUSR1 saves and training goes on, SIGTERM, SIGINT and SIGHUP save and end the run"}}),
            "what a signal does after the step at hand; without checkpoints nothing is saved"),
       text(FIELD(checkpoint.resume), TextRule::path,
            "checkpoint to begin at: auto, the newest good one in the run's folder; never, none; else the path of a "
            "checkpoint, or of a run's folder for the newest good one there"),
       boolean(FIELD(checkpoint.allow_strategy_change),
               "convert a checkpoint that another precision section wrote; false: it is refused"),
+      real(FIELD(checkpoint.retry_seconds), {0, kMaxRetrySeconds},
+           "seconds for which the last checkpoint and the weights are tried again while the disk is full"),
   };
 }
 

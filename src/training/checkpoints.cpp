@@ -18,7 +18,7 @@ namespace dither {
 
 namespace {
 
-constexpr char kFailed = '!';  // before the message of a rank that could not write
+constexpr char kFailed = '!', kFull = '#';  // before the message of a rank that could not write: why
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -66,16 +66,28 @@ void Checkpoints::after_step(const StepResult& result, const TrainingState& stat
   if (result.save || (config_.every_steps > 0 && state.step % config_.every_steps == 0)) save(state);
 }
 
+void Checkpoints::between_pieces(int64_t shards_written) {
+  if (attempt_ && shards_written == control_.size()) conclude();
+}
+
+// A checkpoint that came to nothing at its very end is known to have failed on rank 0 alone: all ask it.
 void Checkpoints::finish(const TrainingState& state, bool last_state) {
   if (!config_.enabled()) return;
   if (attempt_) conclude();
+  await_commit();
+  if (!control_.broadcast(failure_).empty()) newest_step_ = 0;
   if (last_state && state.step > 0 && state.step != newest_step_) save(state);
   if (attempt_) conclude();
   await_commit();
 }
 
 std::vector<CheckpointEvent> Checkpoints::take_events() { return std::exchange(events_, {}); }
-std::string Checkpoints::take_warning() { return std::exchange(warning_, {}); }
+
+std::string Checkpoints::take_warning() {
+  std::string warning = std::exchange(warning_, {});
+  const std::string of_disk = files_.take_warning();
+  return warning + (warning.empty() || of_disk.empty() ? "" : "\n") + of_disk;
+}
 
 /// Whether checkpoints are written beside training: as the config says, where every rank has the memory for its copy.
 /// Asked behind the first step: by then all of the run's own memory is in use. All ranks.
@@ -119,15 +131,20 @@ void Checkpoints::save(const TrainingState& state) {
   const bool beside = beside_training();
   NewCheckpoint folder(files_, path_of(state.step));
   std::string refused;
+  bool full = false;
   if (control_.rank() == 0) {
     try {
+      if (before_begin_) before_begin_();
       folder.begin(all_bytes_);
-    } catch (const Error& e) {
+    } catch (const DiskFull& e) {
+      refused = e.what();
+      full = true;
+    } catch (const std::exception& e) {
       refused = e.what();
     }
   }
   refused = control_.broadcast(refused);
-  if (!refused.empty()) return fail(state.step, refused);
+  if (!refused.empty()) return fail(state.step, refused, full);
 
   newest_step_ = state.step;
   attempt_.emplace(Attempt{.state = state, .folder = folder, .begin = begin, .shard = {}});
@@ -188,17 +205,19 @@ void Checkpoints::conclude() {
     const WrittenShard written = attempt.shard.get();
     mine = to_text(written.record);
     write_seconds = written.seconds;
+  } catch (const DiskFull& e) {
+    mine = kFull + std::string(e.what());
   } catch (const std::exception& e) {
     mine = kFailed + std::string(e.what());
   }
   waited_for_ = false;
   const std::vector<std::string> texts = control_.all_gather(mine);
   for (size_t rank = 0; rank < texts.size(); ++rank) {
-    if (texts[rank][0] != kFailed) continue;
+    if (texts[rank][0] != kFailed && texts[rank][0] != kFull) continue;
     newest_step_ = 0;
     if (control_.rank() == 0) attempt.folder.discard();
     const std::string whose = texts.size() > 1 ? fmt::format("rank {}: ", rank) : "";
-    return fail(step, whose + texts[rank].substr(1));
+    return fail(step, whose + texts[rank].substr(1), texts[rank][0] == kFull);
   }
   if (control_.rank() != 0) return;
   Manifest manifest;
@@ -275,8 +294,11 @@ void Checkpoints::harvest() {
   commit_.reset();
   try {
     done.event.seconds = done.named.get();
+    failure_.clear();
+  } catch (const DiskFull& e) {
+    return fail(done.event.step, e.what(), true);
   } catch (const std::exception& e) {
-    return fail(done.event.step, e.what());
+    return fail(done.event.step, e.what(), false);
   }
   try {
     done.cleaned.get();
@@ -286,8 +308,10 @@ void Checkpoints::harvest() {
   events_.push_back(done.event);
 }
 
-void Checkpoints::fail(int64_t step, const std::string& error) {
+void Checkpoints::fail(int64_t step, const std::string& error, bool disk_full) {
   if (control_.rank() != 0) return;
+  failure_ = error;
+  disk_full_ = disk_full;
   CheckpointEvent event;
   event.step = step;
   event.error = error;

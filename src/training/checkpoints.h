@@ -39,6 +39,8 @@ class Checkpoints {
   /// Waits for what is being written; what is not concluded stays a partial folder.
   ~Checkpoints();
 
+  /// Called on rank 0 before a checkpoint is begun; an Error that it throws refuses the checkpoint.
+  void before_begin(std::function<void()> body) { before_begin_ = std::move(body); }
   /// Called on rank 0, from another thread, before a checkpoint gets its name: what must not be older than it.
   void before_commit(std::function<void()> body) { before_commit_ = std::move(body); }
 
@@ -48,8 +50,15 @@ class Checkpoints {
 
   /// Behind each step, all ranks. Saves if one is due at this step or was asked for with it.
   void after_step(const StepResult& result, const TrainingState& state);
-  /// At the end: waits until all is on the disk. `last_state`: saves that too, unless it has been.
+  /// Between two pieces of an evaluation or a sample, all ranks: so many of them have written their shards.
+  void between_pieces(int64_t shards_written);
+  /// At the end: waits until all is on the disk. `last_state`: saves that too, unless it has been. May be called again
+  /// when that has failed.
   void finish(const TrainingState& state, bool last_state);
+  /// Why the newest attempt has failed, on rank 0; "" : it has not.
+  const std::string& failure() const { return failure_; }
+  /// Whether that was a full disk, which may have room later.
+  bool is_disk_full() const { return disk_full_; }
 
   /// The step of the newest state that this run has saved or begun to, or was resumed from; 0: none.
   int64_t newest_step() const { return newest_step_; }
@@ -90,7 +99,7 @@ class Checkpoints {
   void await_commit();
   void clean(const Manifest& manifest, const std::string& path);
   void harvest();
-  void fail(int64_t step, const std::string& error);
+  void fail(int64_t step, const std::string& error, bool disk_full);
   std::string path_of(int64_t step) const { return folder_ + "/" + checkpoint_name(step); }
 
   Engine& engine_;
@@ -99,7 +108,7 @@ class Checkpoints {
   const std::string folder_;
   const std::string data_;
   const CheckpointConfig& config_;
-  std::function<void()> before_commit_;
+  std::function<void()> before_begin_, before_commit_;
   Shard shard_;
   int64_t all_bytes_ = 0;                 // of a checkpoint
   std::atomic<bool> waited_for_ = false;  // the main thread waits for the writer: its progress counts
@@ -110,6 +119,8 @@ class Checkpoints {
   std::optional<bool> beside_;  // whether they are written beside training, once it is known
   std::string warning_;
   int64_t newest_step_ = 0;
+  std::string failure_;
+  bool disk_full_ = false;
   Clock::time_point last_save_ = Clock::now();
 };
 

@@ -127,6 +127,13 @@ void Engine::run_round() {
   });
 }
 
+void Engine::set_signs(bool stop, bool save, bool shard_written) {
+  static_assert(offsetof(StepScalars, save_requests) == offsetof(StepScalars, stop_requests) + sizeof(int64_t) &&
+                offsetof(StepScalars, shards_written) == offsetof(StepScalars, stop_requests) + 2 * sizeof(int64_t));
+  const int64_t signs[3] = {stop ? 1 : 0, save ? 1 : 0, shard_written ? 1 : 0};
+  backend_->copy_from_host(&scalars_->stop_requests, signs, sizeof(signs), stream());
+}
+
 void Engine::update() {
   repeat(measure_ ? Piece::measured_update : Piece::update, [this] {
     parameters_->finish_beside();

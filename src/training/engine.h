@@ -68,6 +68,8 @@ class Engine {
   int64_t begin_round(int64_t round);
   /// Forward and backward of the loaded micro-batch, or what a rank without one has to do.
   void run_round();
+  /// What this rank says of itself with the step's sums (StepScalars); after begin_step(), before update().
+  void set_signs(bool stop, bool save, bool shard_written);
   /// Norm, decision and update, over all ranks.
   void update();
 

@@ -21,7 +21,17 @@ Evaluator::Evaluator(const Config& config, const Tokenizer* tokenizer)
   check_tokens(shards_, config.model.vocabulary, tokenizer);  // heard before anything is trained
 }
 
-EvaluationResult Evaluator::run(Engine& engine) {
+/// The batch, or nullptr and why there is none.
+const Batch* Evaluator::try_load(int64_t sample, std::string& failure) {
+  try {
+    return &loader_.load(sample);
+  } catch (const Error& e) {
+    failure = e.what();
+    return nullptr;
+  }
+}
+
+EvaluationResult Evaluator::run(Engine& engine, const GoOn& go_on) {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t samples = loader_.samples_per_epoch();
   const int64_t wanted = options_.batches > 0 ? options_.batches * micro_batch_size_ : samples;
@@ -33,11 +43,15 @@ EvaluationResult Evaluator::run(Engine& engine) {
   for (int64_t round = 0; round < end; round += B * ranks) {
     engine.phase(fmt::format("evaluation: sample {} of {}", round, end));
     const int64_t sample = round + engine.partition().rank * B;
-    if (sample >= end) {
+    std::string failure;
+    const Batch* loaded = sample < end ? try_load(sample, failure) : nullptr;
+    if (go_on && !go_on(failure)) return {.whole = false};
+    if (!failure.empty()) throw Error(failure);
+    if (loaded == nullptr) {
       engine.model().stand_by(false);
       continue;
     }
-    const Batch& batch = loader_.load(sample);
+    const Batch& batch = *loaded;
     if (sample + B * ranks < end) loader_.prefetch(sample + B * ranks);
     const int64_t sequences = std::min(B, end - sample);  // the corpus may end within a micro-batch
     for (int64_t i = 0; i < sequences * sequence_length_; ++i) {

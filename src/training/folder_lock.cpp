@@ -74,13 +74,12 @@ std::string holder(int descriptor) {
 }  // namespace
 
 FolderLock::FolderLock(const std::string& folder, const FolderLockOptions& options)
-    : descriptor_(-1), inherited_(options.inherited) {
-  const std::string path = folder + "/" + kFolderLockName;
+    : path_(folder + "/" + kFolderLockName), descriptor_(-1), inherited_(options.inherited) {
   const auto patience = std::chrono::duration<double>(options.patience_seconds);
   const Clock::time_point begin = Clock::now();
   for (int renewals = 0;;) {
-    if (descriptor_ < 0) descriptor_ = open_lock(path, inherited_);
-    const Attempt result = attempt(descriptor_, path);
+    if (descriptor_ < 0) descriptor_ = open_lock(path_, inherited_);
+    const Attempt result = attempt(descriptor_, path_);
     if (result == Attempt::held || (result == Attempt::nameless && renewals == kMostRenewals)) break;
     if (result == Attempt::busy && Clock::now() - begin < patience && StopSignals::received() == 0) {
       std::this_thread::sleep_for(kTick);
@@ -94,6 +93,8 @@ FolderLock::FolderLock(const std::string& folder, const FolderLockOptions& optio
   }
   sign(descriptor_);
 }
+
+bool FolderLock::is_lost() const { return !has_name(descriptor_, path_); }
 
 FolderLock::~FolderLock() {
   // Nobody's any more, unless a program that was started holds it still.

@@ -25,7 +25,11 @@ class FolderLock {
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
+  /// Whether the file that is locked was removed, or its folder: then nobody is kept out any more.
+  bool is_lost() const;
+
  private:
+  const std::string path_;
   int descriptor_;
   const bool inherited_;
 };

@@ -1,15 +1,9 @@
-// Lines are made here and written by write(2) alone: a stream would not say how many bytes a full disk has taken.
-
 #include "src/training/metrics.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>  // exchange
@@ -42,12 +36,6 @@ std::string text_of(const Json& event) {
   return event.dump(-1, ' ', false, Json::error_handler_t::replace);  // a sample may hold half a UTF-8 character
 }
 
-int open_to_append(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor < 0) throw Error(path + " cannot be opened for writing: " + std::strerror(errno));
-  return descriptor;
-}
-
 }  // namespace
 
 bool has_ended(const std::string& metrics_path, int64_t step) {
@@ -57,57 +45,39 @@ bool has_ended(const std::string& metrics_path, int64_t step) {
   file.seekg(std::max<std::streamoff>(0, size - kLongestEnd));
   std::string line, last;
   while (std::getline(file, line)) last = line;
-  std::string begin = text_of({{"event", "end"}, {"step", step}});  // as end() writes it, but for what follows
-  begin.back() = ',';
-  return last.rfind(begin, 0) == 0;
+  const Json event = Json::parse(last, nullptr, false);
+  return event.is_object() && event.value("event", Json()) == "end" && event.value("step", Json()) == step &&
+         event.value("reason", Json()) != "signal";
 }
 
-MetricsLog::MetricsLog(const std::string& path) : path_(path), descriptor_(open_to_append(path)) {
-  char last = '\n';
-  const off_t size = lseek(descriptor_, 0, SEEK_END);
-  if (size > 0 && (pread(descriptor_, &last, 1, size - 1) != 1 || last != '\n')) unwritten_ = "\n";
+bool begins_as_metrics(const std::string& path) {
+  constexpr size_t kLongestStart = 4096;
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kLongestStart, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  const Json event = Json::parse(text.substr(0, text.find('\n')), nullptr, false);
+  return event.is_object() && event.value("event", Json()) == "start" && event.contains("strategy");
 }
-
-MetricsLog::~MetricsLog() { close(descriptor_); }
 
 void MetricsLog::append(const std::string& line) {
-  unwritten_ += line + '\n';
   const bool refused_before = !refusal_.empty();
-  if (flush()) {
-    if (refused_before) warn(fmt::format("{} is written again; events that had waited: {}", path_, waiting_));
+  refusal_ = file_.append(line + '\n');
+  if (refusal_.empty()) {
+    if (refused_before) warn(fmt::format("{} is written again; events that had waited: {}", file_.path(), waiting_));
     waiting_ = 0;
     return;
   }
   ++waiting_;
   if (!refused_before) {
     warn(fmt::format("{} cannot be written: {}; training goes on, and events wait in memory until the disk takes them",
-                     path_, refusal_));
+                     file_.path(), refusal_));
   }
-}
-
-/// Whether all is written. A write may end short, in the middle of a line: the next one goes on at the byte behind.
-bool MetricsLog::flush() {
-  size_t written = 0;
-  refusal_.clear();
-  while (written < unwritten_.size() && refusal_.empty()) {
-    const ssize_t bytes = write(descriptor_, unwritten_.data() + written, unwritten_.size() - written);
-    if (bytes > 0) {
-      written += static_cast<size_t>(bytes);
-    } else if (bytes == 0 || errno != EINTR) {
-      refusal_ = bytes == 0 ? "the system takes no bytes" : std::strerror(errno);
-    }
-  }
-  unwritten_.erase(0, written);
-  return refusal_.empty();
 }
 
 void MetricsLog::warn(const std::string& text) { warning_ += (warning_.empty() ? "" : "\n") + text; }
 
 std::string MetricsLog::take_warning() { return std::exchange(warning_, {}); }
-
-std::string MetricsLog::sync() const {
-  return fsync(descriptor_) == 0 ? "" : path_ + " cannot be synced: " + std::strerror(errno);
-}
 
 void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend, int ranks) {
   append(text_of({{"event", "start"},
@@ -199,8 +169,8 @@ void MetricsLog::resume(int64_t step, const std::string& from, int ranks, int ze
 void MetricsLog::end(int64_t step, const std::string& reason, double seconds) {
   append(text_of({{"event", "end"}, {"step", step}, {"reason", reason}, {"seconds", seconds}}));
   if (refusal_.empty()) return;
-  throw Error(fmt::format("{} cannot be written: {}; events lost: {}\n       cures: free some space there", path_,
-                          refusal_, waiting_));
+  throw Error(fmt::format("{} cannot be written: {}; events lost: {}\n       cures: free some space there",
+                          file_.path(), refusal_, waiting_));
 }
 
 }  // namespace dither

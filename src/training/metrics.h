@@ -9,6 +9,7 @@
 #include <string>
 
 #include "src/optimizer/optimizer.h"
+#include "src/training/append_file.h"
 #include "src/training/evaluation.h"
 #include "src/training/guards.h"
 
@@ -41,18 +42,19 @@ struct CheckpointEvent {
   double write_seconds = 0;  // to the disk, synced
 };
 
-/// Whether the last line of a metrics.jsonl says that the run has ended behind this step: only then are the weights
-/// beside it those of this step. False where there is none.
+/// Whether the last line of a metrics.jsonl says that the run has ended after this step, and not by a signal (which may
+/// have left out the evaluation at the end): only then are the weights beside it those of this step. False where there
+/// is none.
 bool has_ended(const std::string& metrics_path, int64_t step);
+
+/// Whether the file's first line is that of a run's metrics.jsonl.
+bool begins_as_metrics(const std::string& path);
 
 class MetricsLog {
  public:
   /// Appends to the file, behind whole lines: one that a kill has cut is ended first. Throws Error when the file cannot
   /// be opened.
-  explicit MetricsLog(const std::string& path);
-  ~MetricsLog();
-  MetricsLog(const MetricsLog&) = delete;
-  MetricsLog& operator=(const MetricsLog&) = delete;
+  explicit MetricsLog(const std::string& path) : file_(path) {}
 
   void start(const Config& config, int64_t parameters, const std::string& backend, int ranks);
   void step(const StepRecord& record);
@@ -68,18 +70,17 @@ class MetricsLog {
   /// That the disk has begun to refuse, or has caught up, since the last call; "" : neither.
   std::string take_warning();
   /// Returns when what was written is on the disk; says what went wrong, "" : nothing. From any thread.
-  std::string sync() const;
+  std::string sync() const { return file_.sync(); }
+  /// The file behind it.
+  AppendFile& file() { return file_; }
 
  private:
   void append(const std::string& line);
-  bool flush();
   void warn(const std::string& text);
 
-  const std::string path_;
-  const int descriptor_;
-  std::string unwritten_;  // whole lines, but for what the file already has of the first
-  int64_t waiting_ = 0;    // events that have begun to wait since the disk refuses
-  std::string refusal_;    // why it does; "" : it does not
+  AppendFile file_;
+  int64_t waiting_ = 0;  // events that have begun to wait since the disk refuses
+  std::string refusal_;  // why it does; "" : it does not
   std::string warning_;
 };
 

@@ -1,13 +1,14 @@
 #include "src/training/progress.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <spdlog/sinks/basic_file_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
+#include <ctime>
+
+#include "src/training/console.h"
 
 namespace dither {
 
@@ -67,16 +68,7 @@ std::string duration_text(double seconds) {
 
 Progress::Progress(const Config& config, const std::string& log_path)
     : config_(config), terminal_(isatty(STDOUT_FILENO) != 0) {
-  auto console = std::make_shared<spdlog::sinks::stdout_sink_st>();
-  console->set_pattern("%v");
-  std::vector<spdlog::sink_ptr> sinks{console};
-  if (!log_path.empty()) {
-    auto file = std::make_shared<spdlog::sinks::basic_file_sink_st>(log_path, false);
-    file->set_pattern("%Y-%m-%d %H:%M:%S  %v");
-    sinks.push_back(file);
-  }
-  logger_ = std::make_shared<spdlog::logger>("dither", sinks.begin(), sinks.end());
-  logger_->flush_on(spdlog::level::info);
+  if (!log_path.empty()) log_.emplace(log_path);
 }
 
 Progress::~Progress() { clear_live_line(); }
@@ -119,8 +111,7 @@ void Progress::step(const StepRecord& record) {
   if (record.step % config_.logging.every_steps == 0 || record.step == 1 || record.step == config_.steps) {
     say(line);
   } else if (terminal_) {
-    std::fputs(("\r" + line + "\033[K").c_str(), stdout);
-    std::fflush(stdout);
+    show("\r" + line + "\033[K");
     live_ = true;
   }
 }
@@ -133,19 +124,28 @@ void Progress::evaluation(int64_t step, const EvaluationResult& r) {
 
 void Progress::say(const std::string& text) {
   clear_live_line();
-  logger_->info(text);
+  show(text + "\n");
+  log(text);
 }
 
-void Progress::warn(const std::string& text) {
-  clear_live_line();
-  logger_->warn("warning: " + text);
+void Progress::warn(const std::string& text) { say("warning: " + text); }
+
+void Progress::show(const std::string& text) {
+  const std::string refusal = write_console(stdout, text);
+  if (refusal.empty() || console_lost_) return;
+  console_lost_ = true;
+  log(fmt::format("standard output cannot be written: {}; training goes on, and this file has all lines", refusal));
+}
+
+/// A full disk keeps the line in memory until it takes the next one.
+void Progress::log(const std::string& text) {
+  if (log_) log_->append(fmt::format("{:%Y-%m-%d %H:%M:%S}  {}\n", fmt::localtime(std::time(nullptr)), text));
 }
 
 void Progress::clear_live_line() {
   if (!live_) return;
-  std::fputs("\r\033[K", stdout);
-  std::fflush(stdout);
   live_ = false;
+  show("\r\033[K");
 }
 
 }  // namespace dither

@@ -1,16 +1,13 @@
 // What a run says on the terminal and in log.txt: the table at the start, a line a step, and plain sentences.
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "base/counted.h"  // with_commas()
 #include "src/model/memory_plan.h"
+#include "src/training/append_file.h"
 #include "src/training/metrics.h"
-
-namespace spdlog {
-class logger;
-}
 
 namespace dither {
 
@@ -27,7 +24,7 @@ struct StartUpFacts {
 
 class Progress {
  public:
-  /// `log_path` "" : no file.
+  /// `log_path` "" : no file. What the terminal or log.txt does not take is lost there, and training goes on.
   Progress(const Config& config, const std::string& log_path);
   ~Progress();
 
@@ -37,15 +34,20 @@ class Progress {
   void evaluation(int64_t step, const EvaluationResult& result);
   void say(const std::string& text);
   void warn(const std::string& text);
+  /// log.txt; nullptr: there is none.
+  AppendFile* file() { return log_ ? &*log_ : nullptr; }
 
  private:
+  void show(const std::string& text);
+  void log(const std::string& text);
   std::string step_line(const StepRecord& record);
   void clear_live_line();
 
   const Config& config_;
-  std::shared_ptr<spdlog::logger> logger_;
+  std::optional<AppendFile> log_;
   bool terminal_;
-  bool live_ = false;  // a line without an end stands on the terminal
+  bool console_lost_ = false;  // it has refused, which log.txt says once
+  bool live_ = false;          // a line without an end stands on the terminal
   double peak_ = 0, flop_per_token_ = 0;
   double seconds_per_step_ = 0;  // moving average, for the ETA
   double edq_ = -1;              // the last measured; below 0: none yet

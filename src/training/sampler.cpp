@@ -70,7 +70,8 @@ void check_sampling(const Config& config, const Tokenizer& tokenizer, const std:
   prompt_ids(config, tokenizer, prompt);
 }
 
-std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step) {
+std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step,
+                     const std::function<bool()>& go_on) {
   const Config& config = engine.config();
   std::vector<int32_t> ids = prompt_ids(config, tokenizer, options.prompt);
   const NoiseId noise{.seed = config.seed,
@@ -81,7 +82,7 @@ std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingC
   const int64_t T = config.model.sequence_length;
   std::vector<int32_t> window;
   std::vector<float> logits;
-  for (int i = 0; i < options.tokens; ++i) {
+  for (int i = 0; i < options.tokens && (!go_on || go_on()); ++i) {
     const int64_t used = std::min<int64_t>(T, static_cast<int64_t>(ids.size()));
     window.assign(ids.end() - used, ids.end());
     // Attention is causal, so what follows the text changes nothing. A few lengths instead of T: few shapes of product.

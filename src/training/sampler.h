@@ -1,6 +1,7 @@
 // Text from a model, token by token.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "src/data/tokenizer.h"
@@ -20,7 +21,8 @@ void check_sampling(const Config& config, const Tokenizer& tokenizer, const std:
 /// The prompt continued by options.tokens tokens, or until end of text. Random bits are a function of (config.seed,
 /// step, position) alone. The model sees at most the last sequence_length tokens. An empty prompt begins with end of
 /// text. Ids that are no token (a model's vocabulary may be larger than its tokenizer's) are never drawn. Throws Error
-/// as check_sampling() does.
-std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step);
+/// as check_sampling() does. `go_on` is asked before each token, by all ranks with the same answer; false breaks off.
+std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step,
+                     const std::function<bool()>& go_on = {});
 
 }  // namespace dither

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "base/counted.h"
@@ -13,6 +14,7 @@
 #include "src/training/agreement.h"
 #include "src/training/checkpoints.h"
 #include "src/training/corpus.h"
+#include "src/training/last_save.h"
 #include "src/training/matrix_peak.h"
 #include "src/training/progress.h"
 #include "src/training/resume.h"
@@ -64,7 +66,8 @@ class Run {
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_), [this](Backend& backend) { return communicator(backend); }),
         trainer_(engine_, corpus_.shards),
-        checkpoints_(engine_, ranks.control(), files_of(options), folder.checkpoints_path(), to_text(corpus.identity)) {
+        files_(files_of(options)),
+        checkpoints_(engine_, ranks.control(), files_, folder.checkpoints_path(), to_text(corpus.identity)) {
     if (!config.data.validation.empty()) {
       evaluator_.emplace(config, corpus_.tokenizer_or_null());
       demand_same_data(ranks.control(), evaluator_->shards(), "validation data");
@@ -77,25 +80,26 @@ class Run {
     if (ranks_.speaks() && config.checkpoint.enabled()) remove_leftovers(files_of(options), folder_.checkpoints_path());
   }
 
+  /// Once a stop is asked for nothing is done but to save; what is due to be saved comes before evaluations and
+  /// samples.
   void loop() {
     const StopSignals signals(config_.checkpoint.on_signal);
     const Clock::time_point begin = Clock::now();
-    bool stop = false;
-    while (trainer_.steps_done() < config_.steps && !trainer_.must_stop() && !stop) {
+    while (trainer_.steps_done() < config_.steps && !trainer_.must_stop() && !stopping_) {
       StepResult result = step();
       if (ranks_.size() == 1) {  // nobody else has to hear of it first
         result.stop = result.stop || StopSignals::received() != 0;
         result.save = result.save || StopSignals::take_save_request();
       }
-      stop = result.stop;
+      stopping_ = result.stop;
       if (metrics_) metrics_->step(result.record);
       if (progress_) progress_->step(result.record);
       if (result.verdict.skipped) report_skip(result);
       if (result.record.step == first_step_) keep_algorithms();
-      if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
       // Too many skips end the run: a checkpoint of them would end whatever resumes from it.
       if (!trainer_.must_stop()) checkpoints_.after_step(result, trainer_.state());
-      report_checkpoints();
+      report_checkpoints("training goes on");
+      if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
     }
     finish(std::chrono::duration<double>(Clock::now() - begin).count());
   }
@@ -129,7 +133,7 @@ class Run {
   /// several ranks: the others wait within the step, so rank by rank nothing can be saved, and the error ends the job.
   StepResult step() {
     try {
-      return trainer_.step(signs());
+      return trainer_.step([this] { return signs(); });
     } catch (const DataError&) {
       if (ranks_.size() == 1) save_before_error();
       throw;
@@ -139,7 +143,7 @@ class Run {
   void save_before_error() {
     try {
       checkpoints_.finish(trainer_.state(), true);
-      report_checkpoints();
+      report_checkpoints("the run ends");
     } catch (const std::exception& e) {  // the error of the data is the one to be told last
       progress_->warn(e.what());
     }
@@ -155,6 +159,7 @@ class Run {
     const bool goes_on = beginning_.again || (beginning_.resume && in_own_folder(beginning_.resume->path));
     goes_on ? folder_.reopen(config_) : folder_.create(config_, options.overwrite);
     metrics_.emplace(folder_.metrics_path());
+    checkpoints_.before_begin([this] { restore_folder(); });
     checkpoints_.before_commit([this] { metrics_->sync(); });  // what it cannot write, it says itself
     progress_.emplace(config_, folder_.log_path());
     start_up(options);
@@ -192,12 +197,26 @@ class Run {
                                counted(manifest.training.samples, "sample"), counted(manifest.ranks, "rank")));
   }
 
-  void report_checkpoints() {
+  /// Rank 0, before something is written: a folder that was removed or moved while the run trains is made again, with
+  /// the metrics and the log so far. Throws Error.
+  void restore_folder() {
+    AppendFile& metrics = metrics_->file();
+    AppendFile& log = *progress_->file();
+    if (!folder_.is_lost() && !metrics.is_lost() && !log.is_lost()) return;
+    folder_.restore(config_);
+    if (metrics.is_lost()) metrics.restore();
+    if (log.is_lost()) log.restore();
+    progress_->warn(folder_.path() +
+                    " or a file in it was removed or moved while this run trains: it has been made again with config, "
+                    "metrics and log; earlier checkpoints are not in it");
+  }
+
+  void report_checkpoints(const char* meanwhile) {
     for (const CheckpointEvent& event : checkpoints_.take_events()) {
       metrics_->checkpoint(event);
       if (!event.error.empty()) {
-        progress_->warn(fmt::format("checkpoint of step {}: {}\n       older checkpoints stay, training goes on",
-                                    with_commas(event.step), event.error));
+        progress_->warn(fmt::format("checkpoint of step {}: {}\n       older checkpoints stay, {}",
+                                    with_commas(event.step), event.error, meanwhile));
       }
       if (event.path.empty()) continue;
       progress_->say(fmt::format("checkpoint of step {}: {}, {:.1f} MB in {:.2f} s; training waited {:.2f} s",
@@ -220,39 +239,97 @@ class Run {
 
   void between_steps(int64_t step) {
     const int64_t evaluate_every = config_.evaluation.every_steps, sample_every = config_.sampling.every_steps;
-    if (evaluate_every > 0 && step % evaluate_every == 0) evaluate(step);
-    if (sample_every > 0 && step % sample_every == 0) sample(step);
+    if (evaluate_every > 0 && step % evaluate_every == 0) try_beside("evaluation", step, [&] { evaluate(step); });
+    if (sample_every > 0 && step % sample_every == 0) try_beside("sample", step, [&] { sample(step); });
   }
 
-  void evaluate(int64_t step) {
-    if (!evaluator_) return;
-    const EvaluationResult result = evaluator_->run(engine_);
-    if (!ranks_.speaks()) return;
-    metrics_->evaluation(step, result);
-    progress_->evaluation(step, result);
+  /// What training can do without, unless a stop is asked for: its failure is a warning. On several ranks only one that
+  /// all of them know of (go_on()): of any other nobody knows in which collective the others are.
+  void try_beside(const char* what, int64_t step, const std::function<void()>& work) {
+    if (!go_on("")) return;
+    try {
+      work();
+    } catch (const Error& e) {
+      if (ranks_.size() > 1) throw;
+      failure_ = e.what();
+    }
+    if (!failure_.empty() && ranks_.speaks()) {
+      progress_->warn(
+          fmt::format("{} at step {}: {}\n       training goes on without it", what, with_commas(step), failure_));
+    }
+    failure_.clear();
+  }
+
+  /// Asked by all ranks between two pieces of work beside training, with the reason where a rank cannot do its own:
+  /// whether all go on. A checkpoint gets its name here too, as soon as all have written their shards.
+  bool go_on(const std::string& failure) {
+    const bool stop = stopping_ || StopSignals::received() != 0, written = checkpoints_.shard_written();
+    std::vector<std::string> texts = {fmt::format("{:d}{:d}{}", stop, written, failure)};
+    if (ranks_.size() > 1) texts = ranks_.control().all_gather(texts[0]);
+    int64_t shards_written = 0;
+    for (size_t rank = 0; rank < texts.size(); ++rank) {
+      stopping_ = stopping_ || texts[rank][0] == '1';
+      shards_written += texts[rank][1] == '1' ? 1 : 0;
+      const std::string whose = texts.size() > 1 ? fmt::format("rank {}: ", rank) : "";
+      if (texts[rank].size() > 2 && failure_.empty()) failure_ = whose + texts[rank].substr(2);
+    }
+    checkpoints_.between_pieces(shards_written);
+    return !stopping_ && failure_.empty();
+  }
+
+  /// Whether it came to its end. Leaves the reason in failure_ where a rank could not do its part.
+  bool evaluate(int64_t step) {
+    if (!evaluator_) return true;
+    const EvaluationResult result =
+        evaluator_->run(engine_, [this](const std::string& failure) { return go_on(failure); });
+    if (result.whole && ranks_.speaks()) {
+      metrics_->evaluation(step, result);
+      progress_->evaluation(step, result);
+    }
+    return result.whole;
   }
 
   void sample(int64_t step) {
     engine_.phase(fmt::format("sample at step {}", step));
-    const std::string text = generate(engine_, *corpus_.tokenizer, config_.sampling, step);  // the same on every rank
-    if (!ranks_.speaks()) return;
+    const std::string text =  // the same on every rank
+        generate(engine_, *corpus_.tokenizer, config_.sampling, step, [this] { return go_on(""); });
+    if (stopping_ || !ranks_.speaks()) return;
     metrics_->sample(step, text);
     progress_->say("sample at step " + with_commas(step) + ": " + text);
   }
 
-  // The checkpoint first: a run that is killed before its weights are there takes it up and writes them.
+  SaveAttempt try_state() {
+    checkpoints_.finish(trainer_.state(), !trainer_.must_stop());
+    report_checkpoints("the run ends");
+    return {trainer_.must_stop() ? "" : checkpoints_.failure(), checkpoints_.is_disk_full()};
+  }
+
+  SaveAttempt try_weights() {
+    engine_.phase("writing weights");
+    try {
+      if (ranks_.speaks()) restore_folder();
+      write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, trainer_.steps_done(), engine_.table(),
+                    engine_.parameters(), engine_.backend(), engine_.stream(), corpus_.identity.tokenizer, files_);
+      keep_algorithms();  // those of evaluation and samples too
+    } catch (const DiskFull& e) {
+      return {e.what(), true};
+    } catch (const Error& e) {
+      return {e.what(), false};
+    }
+    return {};
+  }
+
   void finish(double seconds) {
     const int64_t step = trainer_.steps_done();
-    const char* signal = StopSignals::name();
-    checkpoints_.finish(trainer_.state(), !trainer_.must_stop());
-    report_checkpoints();
-    engine_.phase("writing weights");
-    write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, step, engine_.table(), engine_.parameters(),
-                  engine_.backend(), engine_.stream(), corpus_.identity.tokenizer);
-    keep_algorithms();  // those of evaluation and samples too
-    const char* reason = trainer_.must_stop() ? "skipped" : (step < config_.steps ? "signal" : "completed");
-    if (step == config_.steps) evaluate(step);
-    if (metrics_) metrics_->end(step, reason, seconds);
+    const Unsaved unsaved = save_last({.state = [this] { return try_state(); },
+                                       .weights = [this] { return try_weights(); },
+                                       .warn = [this](const std::string& text) { progress_->warn(text); },
+                                       .retry_seconds = config_.checkpoint.retry_seconds},
+                                      ranks_.control());
+    if (!unsaved.weights.empty()) throw Error("the weights of step " + with_commas(step) + ": " + unsaved.weights);
+    const bool complete = step == config_.steps && (!evaluator_ || (go_on("") && evaluate(step)));
+    if (!failure_.empty()) throw Error("the evaluation at the end: " + failure_);
+    if (metrics_) metrics_->end(step, trainer_.must_stop() ? "skipped" : (complete ? "completed" : "signal"), seconds);
     if (trainer_.must_stop()) {
       if (!ranks_.speaks()) return;  // rank 0's error ends all
       throw Error(fmt::format(
@@ -262,15 +339,24 @@ class Run {
           counted(config_.guards.stop_after_skips, "step"), step, folder_.weights_path(), trainer_.samples_consumed()));
     }
     if (!ranks_.speaks()) return;
-    if (step < config_.steps) {
-      const char* by = signal != nullptr ? signal : "a signal to another rank";
+    if (!complete) {
+      const char* signal = StopSignals::name();
       progress_->say(
-          fmt::format("stopped by {} after step {} of {}", by, with_commas(step), with_commas(config_.steps)));
+          fmt::format("stopped by {} after step {} of {}{}", signal != nullptr ? signal : "a signal to another rank",
+                      with_commas(step), with_commas(config_.steps),
+                      step == config_.steps ? ": the same command makes up for the evaluation at the end" : ""));
     }
     report_communication(seconds);
     progress_->say(fmt::format("{} in {}, {} skipped{}; weights in {}", counted(step - first_step_ + 1, "step"),
                                duration_text(seconds), trainer_.skipped_steps(), first_step_ > 1 ? " in all" : "",
                                folder_.weights_path()));
+    if (!unsaved.state.empty()) {
+      throw Error(
+          fmt::format("the state after step {} is not saved, only its weights are, in {}\n       the last attempt: "
+                      "{}\n       cures: free space or another logging.directory; the same command goes on from "
+                      "the newest checkpoint that there is",
+                      with_commas(step), folder_.weights_path(), unsaved.state));
+    }
   }
 
   void report_communication(double seconds) {
@@ -293,7 +379,10 @@ class Run {
   Engine engine_;
   Trainer trainer_;
   int64_t first_step_ = 1;
+  bool stopping_ = false;  // a rank has been asked to stop, as all ranks know
+  std::string failure_;    // of an evaluation or a sample, as all ranks know
   std::optional<MetricsLog> metrics_;
+  FileSystem& files_;
   Checkpoints checkpoints_;  // behind the metrics, which its thread may be at
   std::optional<Evaluator> evaluator_;
   std::optional<Progress> progress_;
@@ -317,7 +406,10 @@ void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
   ranks.control().phase("start");
   ranks.control().watch(config.parallel.timeout_seconds);
   RunFolder folder(config);
-  if (ranks.speaks()) folder.lock();
+  if (ranks.speaks()) {
+    folder.check_owner(options.overwrite);
+    folder.lock();
+  }
   const Corpus corpus(config);
   demand_same_data(ranks.control(), corpus.shards, "training data");
   demand_same_tokenizer(ranks.control(), corpus.identity.tokenizer);

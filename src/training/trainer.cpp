@@ -15,23 +15,24 @@ Trainer::Trainer(Engine& engine, const TokenShards& shards)
   loader_.load(0);  // a bad token at the very beginning is heard before a run's folder is made
 }
 
-StepResult Trainer::step(const StepSigns& signs) {
+StepResult Trainer::step(const std::function<StepSigns()>& signs) {
   const auto begin = std::chrono::steady_clock::now();
   const Config& config = engine_.config();
   const int64_t every = config.logging.measure_every_steps;
   const int64_t step = step_ + 1;
   const bool measure = every > 0 && (step % every == 0 || step == 1);
 
-  StepScalars scalars = scalars_of(step);
-  scalars.stop_requests = signs.stop ? 1 : 0;
-  scalars.save_requests = signs.save ? 1 : 0;
-  scalars.shards_written = signs.shard_written ? 1 : 0;
+  const StepScalars scalars = scalars_of(step);
   engine_.begin_step(scalars, measure);
   for (int64_t round = 0; round < engine_.rounds(); ++round) {
     engine_.phase(fmt::format("step {}: round {} of {}", step, round + 1, engine_.rounds()));
     micro_batch(round);
   }
   engine_.phase(fmt::format("step {}: update", step));
+  if (signs) {
+    const StepSigns own = signs();
+    engine_.set_signs(own.stop, own.save, own.shard_written);
+  }
   engine_.update();
 
   const StepScalars done = engine_.scalars();

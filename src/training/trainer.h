@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "src/checkpoint/manifest.h"  // TrainingState
 #include "src/data/loader.h"
@@ -31,8 +32,9 @@ class Trainer {
   /// Weights must be initialised. `shards` and `engine` must outlive the trainer.
   Trainer(Engine& engine, const TokenShards& shards);
 
-  /// The next step, with everything measured that is due at it.
-  StepResult step(const StepSigns& signs = {});
+  /// The next step, with everything measured that is due at it. `signs` is asked for as late as the step allows: after
+  /// its last backward, before its sums.
+  StepResult step(const std::function<StepSigns()>& signs = {});
 
   /// All that has to be kept beside the tensors, and how it is taken up again.
   TrainingState state() const;

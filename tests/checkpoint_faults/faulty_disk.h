@@ -27,6 +27,7 @@ struct DiskFault {
   int64_t at = 1;                                   // counted from 1
   std::optional<DiskOperation> operation = {};      // none: all are counted
   bool for_good = false;                            // all later ones of the kind fail too
+  int64_t times = 1;                                // so many in a row
   std::string folder = {};                          // that vanishes
   std::string text = "it failed as the test asks";  // of the error
 };
@@ -96,11 +97,14 @@ class FaultyDisk final : public FileSystem {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (fault_.operation && *fault_.operation != operation) return false;
     ++count_;
-    const bool fails = fault_.for_good ? count_ >= fault_.at : count_ == fault_.at;
+    const bool fails = count_ >= fault_.at && (fault_.for_good || count_ < fault_.at + fault_.times);
     if (fails && fault_.failure == DiskFailure::folder_vanished) std::filesystem::remove_all(fault_.folder);
     return fails;
   }
-  [[noreturn]] void fail(const std::string& path) const { throw Error(path + ": " + fault_.text); }
+  [[noreturn]] void fail(const std::string& path) const {
+    if (fault_.failure == DiskFailure::permission_denied) throw Error(path + ": " + fault_.text);
+    throw DiskFull(path + ": " + fault_.text);
+  }
   void begin(DiskOperation operation, const std::string& path) {
     if (strikes(operation) && fault_.failure != DiskFailure::folder_vanished) fail(path);
   }

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -40,6 +41,7 @@ class FaultyRun {
     config_.model.layers = 1;
     config_.parallel.threads = 1;
     config_.checkpoint.every_steps = kEvery;
+    config_.checkpoint.retry_seconds = 0;
     config_.logging.directory = place_.real();
   }
   std::string checkpoints() const { return place_ / "tiny/checkpoints"; }
@@ -53,7 +55,7 @@ class FaultyRun {
     if (child == 0) run_child(fault);
     Left left;
     REQUIRE(waitpid(child, &left.status, 0) == child);
-    if (left.status == 0) look(left);
+    look(left);
     return left;
   }
 
@@ -132,16 +134,49 @@ TEST_CASE(
   }
 }
 
-// Catches: a disk that stays full and ends the run at last, the first checkpoint removed in vain.
-TEST_CASE("a disk that fails for good costs all later checkpoints and nothing else") {
+// Catches: a disk that stays full and ends the run before its end, the first checkpoint removed in vain, a status of 0
+// although the last state is lost.
+TEST_CASE("a disk that fails for good costs all later checkpoints, and the status says so") {
   FaultyRun run;
   const Left whole = run.train({.at = kNever});
-  const Left left = run.train({.at = 3, .operation = DiskOperation::create, .for_good = true});
+  const Left left = run.train({.at = 3, .operation = DiskOperation::make_folder, .for_good = true});  // two each
   CAPTURE(left.errors);
+  REQUIRE(WIFEXITED(left.status));
+  REQUIRE(WEXITSTATUS(left.status) == 2);
+  REQUIRE(left.weights == whole.weights);
+  REQUIRE(left.failed.size() > 2);  // the last state has further tries at the end
+  REQUIRE(left.failed[0] == 12);
+  REQUIRE(left.failed.back() == 18);
+  REQUIRE(left.listed == Steps{6});
+}
+
+// Catches: steps given up because the disk was full at the very end, weights that are tried once, a wait for a disk
+// that refuses for another reason, a wait without an end.
+TEST_CASE(
+    "a disk that is full at the end of a run is tried again for checkpoint.retry_seconds, for state and weights") {
+  FaultyRun run;
+  const Left whole = run.train({.at = kNever});
+  const auto seconds_of = [&run](const DiskFault& fault, Left& left) {
+    const auto begin = std::chrono::steady_clock::now();
+    left = run.train(fault);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  Left left;
+  run.config().checkpoint.retry_seconds = 1;
+  run.config().checkpoint.every_steps = kSteps;  // two files are created for the state, one for the weights
+  seconds_of({.at = 1, .operation = DiskOperation::create, .times = 5}, left);
   REQUIRE(left.status == 0);
   REQUIRE(left.weights == whole.weights);
-  REQUIRE(left.failed == Steps{12, 18, 18});  // the last state has another try at the end
-  REQUIRE(left.listed == Steps{6});
+  REQUIRE(left.failed.size() > 2);
+  REQUIRE(left.listed == Steps{18});
+
+  const double full = seconds_of({.operation = DiskOperation::create, .for_good = true}, left);
+  REQUIRE(WEXITSTATUS(left.status) == 2);
+  REQUIRE(full > 0.8);
+
+  run.config().checkpoint.retry_seconds = 3600;
+  seconds_of({.failure = DiskFailure::permission_denied, .operation = DiskOperation::create, .for_good = true}, left);
+  REQUIRE(WEXITSTATUS(left.status) == 2);
 }
 
 // Catches: a writer that trusts a folder to stay where it was made.

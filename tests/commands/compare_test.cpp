@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <thread>
 
@@ -56,14 +57,34 @@ class Laboratory : public Workplace {
   }
   std::string metrics(const std::string& run) const { return read_whole(*this / ("runs/s/" + run + "/metrics.jsonl")); }
 
-  /// Processes that work in this place.
+  /// A run's weights without the header, which holds its name.
+  std::string tensors(const std::string& run) const {
+    const std::string bytes = weights(run);
+    uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    return bytes.substr(sizeof header + header);
+  }
+
+  /// Processes that work in this place: all, or the one whose config is that run's.
   int processes() const {
     int count = 0;
-    for (const auto& process : fs::directory_iterator("/proc")) {
-      std::error_code gone;
-      count += fs::read_symlink(process.path() / "cwd", gone) == fs::path(path()) ? 1 : 0;
-    }
+    for (const auto& process : fs::directory_iterator("/proc")) count += is_here(process) ? 1 : 0;
     return count;
+  }
+  pid_t process_of(const std::string& run) const {
+    for (const auto& process : fs::directory_iterator("/proc")) {
+      if (is_here(process) && has(read_whole(process.path() / "cmdline"), "configs/" + run)) {
+        return static_cast<pid_t>(std::stol(process.path().filename().string()));
+      }
+    }
+    FAIL("no process trains " << run);
+    return -1;
+  }
+
+ private:
+  bool is_here(const fs::directory_entry& process) const {
+    std::error_code gone;
+    return fs::read_symlink(process.path() / "cwd", gone) == fs::path(path());
   }
 };
 
@@ -83,7 +104,7 @@ bool comes_true(const Condition& what) {
 // those asked for, output of runs mixed into that of compare.
 TEST_CASE("compare trains what is not finished and nothing else") {
   const Laboratory place;
-  place.write_study(R"({"precision.strategy": ["bf16", "bf16_sr"]})");
+  place.write_study(R"({"precision.strategy": ["bf16", "bf16_sr"]})", R"({"checkpoint": {"every_steps": 0}})");
   const std::string first = place.output_of({"compare", "s.json", "--threads", "1"});
   const std::vector<std::string> runs = place.runs();
   REQUIRE(runs == std::vector<std::string>{"bf16", "bf16_sr"});
@@ -216,6 +237,61 @@ TEST_CASE("a compare killed half way goes on when it is started again") {
   for (const std::string& run : place.runs()) {
     if (run != done) REQUIRE(has(place.metrics(run), "\"reason\":\"signal\""));
   }
+}
+
+// Catches: checkpoints deleted by a start without --overwrite, a run that begins again or goes on to other bits,
+// metrics of which the first part is missing; an interrupted run of another config that is overwritten unasked.
+TEST_CASE("interrupted runs of a study are resumed, to the bits of a study that was never disturbed") {
+  const Laboratory place;
+  place.write_study(R"({"seed": [1, 2]})", R"({"steps": 400, "checkpoint": {"every_steps": 20}, "logging":
+                    {"measure_every_steps": 0}})");
+  const auto saved = [&place](const std::string& run) { return has(place.metrics(run), "\"checkpoint\""); };
+  const std::vector<std::string> runs = {"seed=1", "seed=2"};
+  const auto interrupted = [&] {
+    Program program(place.path(), {"compare", "s.json", "--jobs", "2", "--threads", "1", "--no-report"});
+    REQUIRE(comes_true([&] { return saved(runs[0]) && saved(runs[1]); }));
+    kill(place.process_of("seed=1"), SIGKILL);
+    program.send(SIGKILL);
+    program.wait();
+    REQUIRE(comes_true([&place] { return place.processes() == 0; }));
+    return !has(place.metrics(runs[0]), "completed") && !has(place.metrics(runs[1]), "completed");
+  };
+  bool in_time = interrupted();
+  for (int attempt = 0; !in_time && attempt < 9; ++attempt) {  // a busy machine may look too late
+    fs::remove_all(place / "runs/s");
+    in_time = interrupted();
+  }
+  REQUIRE(in_time);
+
+  const Outcome other = place.run({"compare", "s.json", "--set", "optimizer.learning_rate=1e-3"});
+  INFO(other.err);
+  REQUIRE(other.status == 2);
+  REQUIRE(
+      has(other.err, "runs/s/seed=1 holds an interrupted run of another config: optimizer.learning_rate 0.001 here"));
+
+  const std::string out = place.output_of({"compare", "s.json", "--jobs", "2", "--threads", "1", "--no-report"});
+  place.output_of({"compare", "s.json", "--set", "name=u", "--jobs", "2", "--threads", "1", "--no-report"});
+  for (const std::string& run : runs) {
+    INFO(run << "\n" << out);
+    REQUIRE(has(out, run + ": resumed after step "));
+    REQUIRE(has(place.metrics(run), "\"event\":\"resume\""));
+    REQUIRE(place.metrics(run).find("\"step\":1,") != std::string::npos);
+    REQUIRE(place.tensors("s/" + run) == place.tensors("u/" + run));
+  }
+}
+
+// Catches: --overwrite of a study that deletes what no run made.
+TEST_CASE("compare --overwrite refuses a run's folder that holds something else, before it touches any") {
+  const Laboratory place;
+  place.write_study(R"({"seed": [1, 2]})");
+  place.output_of({"compare", "s.json", "--no-report"});
+  const int64_t kept = place.written("seed=1");
+  write_file(place / "runs/s/seed=2/notes.txt", "mine");
+  const Outcome refused = place.run({"compare", "s.json", "--no-report", "--overwrite"});
+  REQUIRE(refused.status == 2);
+  REQUIRE(has(refused.err, "runs/s/seed=2/notes.txt"));
+  REQUIRE(read_whole(place / "runs/s/seed=2/notes.txt") == "mine");
+  REQUIRE(place.written("seed=1") == kept);
 }
 
 // Catches: two compares that write into one folder.

@@ -1,11 +1,17 @@
 // Jobs that end well: all ranks come to the last step, or stop together after the step at hand when one of them is
 // asked to.
+#include <chrono>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "tests/catch.h"
 #include "tests/ranks_jobs/job.h"
 
 namespace dither::test {
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -75,6 +81,50 @@ TEST_CASE("a signal to one rank stops all after the same step, with weights and 
   REQUIRE(outcome.err.empty());
   REQUIRE(has(outcome.out, rank == 0 ? "stopped by SIGUSR1 after step " : "stopped by a signal to another rank after"));
   check_weights(place, stopped_after(place));
+}
+
+// Catches: ranks that do not agree on breaking off an evaluation, a stop that waits for it.
+TEST_CASE("a signal to one rank stops all before or in an evaluation, and only saves") {
+  const JobPlace place;
+  Job job(place, "environment", 2, {"--set", "evaluation.every_steps=1", "--set", "sampling.every_steps=2"});
+  job.await_training();
+  job.send_rank(1, SIGTERM);
+  const Outcome outcome = job.wait(kSoon);
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  const int64_t last = stopped_after(place);
+  int64_t evaluated = 0;
+  for (const nlohmann::json& event : place.events("c")) {
+    if (event.at("event") == "evaluation") evaluated = event.at("step");
+  }
+  REQUIRE(evaluated >= 1);
+  REQUIRE(evaluated < last);
+}
+
+// Catches: a damaged validation shard that ends a job of several ranks, or leaves them in different collectives.
+TEST_CASE("an evaluation that fails on one rank is a warning on all") {
+  const JobPlace place;
+  place.copy_corpus();
+  place.prepare_rank(1, "cd other");
+  Job job(place, "environment", 2, {"--set", "evaluation.every_steps=1", "--set", "checkpoint.every_steps=0"});
+  job.await_training();
+  {
+    const std::string path = place / "other/data/val_000000.bin";
+    std::fstream shard(path, std::ios::binary | std::ios::in | std::ios::out);  // in place
+    shard.seekp(1024);
+    const std::string beyond(fs::file_size(path) - 1024, '\x7f');
+    shard.write(beyond.data(), static_cast<std::streamsize>(beyond.size()));
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  while (!has(read_whole(place / "runs/c/log.txt"), "warning: evaluation at step ")) {
+    REQUIRE(std::chrono::steady_clock::now() - begin < std::chrono::seconds(60));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  job.send_rank(0, SIGTERM);
+  const Outcome outcome = job.wait(kSoon);
+  INFO(outcome.err);
+  REQUIRE(outcome.status == 0);
+  REQUIRE(has(read_whole(place / "runs/c/log.txt"), ": rank 1: data/val_000000.bin"));
 }
 
 // Catches: a launcher that takes its own signal for a rank's failure, that dies and leaves its ranks, or that passes a

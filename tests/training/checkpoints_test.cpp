@@ -126,7 +126,9 @@ class SavingRun {
     const StepResult result = train();
     end_step(result, save);
   }
-  StepResult train() { return trainer_.step({.shard_written = checkpoints->shard_written()}); }
+  StepResult train() {
+    return trainer_.step([this] { return StepSigns{.shard_written = checkpoints->shard_written()}; });
+  }
   void end_step(StepResult result, bool save = false) {
     result.save = save;
     checkpoints->after_step(result, trainer_.state());

@@ -50,7 +50,7 @@ TEST_CASE("under continue SIGUSR1 asks to save as often as it comes, and never t
 
 // Catches: SIGUSR1 that only saves where it shall end the run, one signal under another's name, a request left over
 // from an earlier owner of the signals.
-TEST_CASE("under exit each of the three asks to stop, under its name, and none to save") {
+TEST_CASE("under exit each of the four asks to stop, under its name, and none to save") {
   struct Named {
     int signal;
     const char* name;
@@ -59,7 +59,8 @@ TEST_CASE("under exit each of the three asks to stop, under its name, and none t
     const StopSignals earlier(OnSignal::go_on);
     raise(SIGUSR1);
   }
-  for (const Named& one : {Named{SIGINT, "SIGINT"}, Named{SIGTERM, "SIGTERM"}, Named{SIGUSR1, "SIGUSR1"}}) {
+  for (const Named& one :
+       {Named{SIGINT, "SIGINT"}, Named{SIGTERM, "SIGTERM"}, Named{SIGHUP, "SIGHUP"}, Named{SIGUSR1, "SIGUSR1"}}) {
     const StopSignals signals(OnSignal::exit);
     CHECK(StopSignals::received() == 0);
     raise(one.signal);
@@ -70,21 +71,20 @@ TEST_CASE("under exit each of the three asks to stop, under its name, and none t
   }
 }
 
-// Catches: a run that no second Ctrl-C can end, under either mode; handlers that outlive their owner.
-TEST_CASE("a second signal of the same kind kills, and so does the first after the signals were given back") {
+// Catches: a save that a launcher's second signal kills, sent to the process and to its group; one that kills in the
+// moment after the owner of the signals has ended; handlers that outlive an owner who was asked for nothing.
+TEST_CASE("a burst of signals is one request, also to a program that is about to end") {
   for (const OnSignal mode : {OnSignal::exit, OnSignal::go_on}) {
-    for (const int signal : {SIGINT, SIGTERM}) {
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
       CHECK(ending_of([=] {
-              const StopSignals signals(mode);
+              {
+                const StopSignals signals(mode);
+                for (int time = 0; time < 3; ++time) raise(signal);
+                if (StopSignals::received() != signal || StopSignals::repeated()) return 1;
+              }
               raise(signal);
-              return StopSignals::received() == signal ? 7 : 1;
+              return 7;
             }) == 7);
-      CHECK(ending_of([=] {
-              const StopSignals signals(mode);
-              raise(signal);
-              raise(signal);
-              return 1;
-            }) == 128 + signal);
     }
     CHECK(ending_of([=] {
             { const StopSignals signals(mode); }
@@ -92,6 +92,36 @@ TEST_CASE("a second signal of the same kind kills, and so does the first after t
             return 1;
           }) == 128 + SIGUSR1);
   }
+}
+
+// Catches: a run that no second Ctrl-C can end; a save that a launcher's later SIGTERM kills.
+TEST_CASE("more than a second later another Ctrl-C kills, and another SIGTERM is told") {
+  const auto twice = [](int signal) {
+    return ending_of([=] {
+      const StopSignals signals;
+      raise(signal);
+      usleep(1'050'000);
+      raise(signal);
+      return StopSignals::received() == signal && StopSignals::repeated() ? 7 : 1;
+    });
+  };
+  std::thread interrupts([&] { CHECK(twice(SIGINT) == 128 + SIGINT); });
+  CHECK(twice(SIGTERM) == 7);
+  interrupts.join();
+}
+
+// Catches: nohup undone, by the handler or by its end.
+TEST_CASE("a SIGHUP that was ignored stays ignored") {
+  CHECK(ending_of([] {
+          std::signal(SIGHUP, SIG_IGN);
+          {
+            const StopSignals signals;
+            raise(SIGHUP);
+            if (StopSignals::received() != 0) return 1;
+          }
+          raise(SIGHUP);
+          return 7;
+        }) == 7);
 }
 
 // Catches: a request that comes between reading the flag and clearing it, and is cleared unread: the last one of a
