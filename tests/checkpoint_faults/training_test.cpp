@@ -155,6 +155,8 @@ TEST_CASE("a disk that fails for good costs all later checkpoints, and the statu
 TEST_CASE(
     "a disk that is full at the end of a run is tried again for checkpoint.retry_seconds, for state and weights") {
   FaultyRun run;
+  run.config().checkpoint.retry_seconds = 1;
+  run.config().checkpoint.every_steps = kSteps;  // two files are created for the state, one for the weights
   const Left whole = run.train({.at = kNever});
   const auto seconds_of = [&run](const DiskFault& fault, Left& left) {
     const auto begin = std::chrono::steady_clock::now();
@@ -162,11 +164,9 @@ TEST_CASE(
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   };
   Left left;
-  run.config().checkpoint.retry_seconds = 1;
-  run.config().checkpoint.every_steps = kSteps;  // two files are created for the state, one for the weights
   seconds_of({.at = 1, .operation = DiskOperation::create, .times = 5}, left);
   REQUIRE(left.status == 0);
-  REQUIRE(left.weights == whole.weights);
+  REQUIRE((left.weights == whole.weights));
   REQUIRE(left.failed.size() > 2);
   REQUIRE(left.listed == Steps{18});
 

@@ -243,7 +243,7 @@ TEST_CASE("a compare killed half way goes on when it is started again") {
 // metrics of which the first part is missing; an interrupted run of another config that is overwritten unasked.
 TEST_CASE("interrupted runs of a study are resumed, to the bits of a study that was never disturbed") {
   const Laboratory place;
-  place.write_study(R"({"seed": [1, 2]})", R"({"steps": 400, "checkpoint": {"every_steps": 20}, "logging":
+  place.write_study(R"({"seed": [1, 2]})", R"({"steps": 200, "checkpoint": {"every_steps": 10}, "logging":
                     {"measure_every_steps": 0}})");
   const auto saved = [&place](const std::string& run) { return has(place.metrics(run), "\"checkpoint\""); };
   const std::vector<std::string> runs = {"seed=1", "seed=2"};
