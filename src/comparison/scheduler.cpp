@@ -88,6 +88,9 @@ FolderLockOptions lock_options() {
 }
 
 void make_folders(const Study& study) {
+  if (is_run_folder(study.folder)) {
+    throw Error(study.folder + " is the folder of a run, not of a study\n       cure: another name (--set name=...)");
+  }
   std::error_code failed;
   for (const char* part : {"/configs", "/logs"}) {
     fs::create_directories(study.folder + part, failed);

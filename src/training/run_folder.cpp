@@ -21,8 +21,9 @@ namespace {
 
 constexpr std::string_view kPartial = ".partial";
 
-constexpr std::string_view kFiles[] = {"config.json",         "metrics.jsonl",   "log.txt",
-                                       "weights.safetensors", "algorithms.json", kFolderLockName};
+constexpr std::string_view kFiles[] = {
+    "config.json",     "metrics.jsonl", "log.txt",  "weights.safetensors",
+    "algorithms.json", kFolderLockName, "loss.png", "loss.partial.png"};  // scripts/plot_run.py
 constexpr std::string_view kFolder = "checkpoints";
 constexpr std::string_view kPassing[] = {".rank-0-", ".nfs"};  // begin names of files that go by themselves
 

@@ -187,6 +187,7 @@ TEST_CASE("nothing is removed that no run made, and a folder that is refused sta
   }
   fs::remove(place.folder("a") + "/checkpoints/step-00000002/notes.txt");
   write_file(place.folder("a") + "/config.json", R"({"a key of another version": 1})");  // its metrics tell whose it is
+  write_file(place.folder("a") + "/loss.png", "of scripts/plot_run.py");
   std::vector<std::string> words = SavedRuns::words("a");
   words.push_back("--overwrite");
   place.output_of(words);
