@@ -86,7 +86,7 @@ TEST_CASE("a signal to one rank stops all after the same step, with weights and 
 // Catches: ranks that do not agree on breaking off an evaluation, a stop that waits for it.
 TEST_CASE("a signal to one rank stops all before or in an evaluation, and only saves") {
   const JobPlace place;
-  Job job(place, "environment", 2, {"--set", "evaluation.every_steps=1", "--set", "sampling.every_steps=2"});
+  Job job(place, "environment", 2, {"--set", "evaluation.every_steps=1"});
   job.await_training();
   job.send_rank(1, SIGTERM);
   const Outcome outcome = job.wait(kSoon);
