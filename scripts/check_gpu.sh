@@ -5,7 +5,7 @@
 #   scripts/check_gpu.sh                          every stage; the report is build/gpu/report.json
 #   scripts/check_gpu.sh kernels parity           these stages
 #   scripts/check_gpu.sh --prefix FOLDER          those packages lie unpacked in FOLDER: `dpkg -x PACKAGE.deb FOLDER` of each
-#                                                 library, libfmt9 and libspdlog1.10 too (a machine without a network)
+#                                                 library, libfmt9 too (a machine without a network)
 #   scripts/check_gpu.sh --host build/test        the host in the device's place, with programs built there (CI does this)
 #   scripts/check_gpu.sh --list                   the stages, and what each writes into the report
 set -euo pipefail

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts share. Source it from the root of the repository: . scripts/lib.sh
 
-readonly build_packages=(g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev
+readonly build_packages=(g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libfmt-dev libcli11-dev
   libxxhash-dev libopenmpi-dev openmpi-bin)
 # What the program and its tests for a GPU need beside CUDA.
-readonly gpu_packages=(g++ cmake ninja-build nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev libxxhash-dev catch2)
+readonly gpu_packages=(g++ cmake ninja-build nlohmann-json3-dev libfmt-dev libcli11-dev libxxhash-dev catch2)
 readonly report_packages=(python3-matplotlib python3-scipy) # of dither compare and dither report
 readonly test_packages=(catch2 libboost-context-dev patch "${report_packages[@]}")
 

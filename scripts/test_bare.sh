@@ -24,7 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
 
 declare -A suites=([debian12]=bookworm [debian13]=trixie [ubuntu24.04]=noble)
-readonly versions=(g++ cmake libfmt-dev libspdlog-dev catch2 libopenmpi-dev libdnnl-dev)
+readonly versions=(g++ cmake libfmt-dev catch2 libopenmpi-dev libdnnl-dev)
 systems=debian12,debian13,ubuntu24.04 tests=all folder=build/bare
 arguments=("$@")
 while [ $# -gt 0 ]; do

@@ -44,15 +44,20 @@ bool is_own(const fs::directory_entry& entry) {
   return false;
 }
 
-/// "" if this is a config that the program can read, else why not.
+/// "" if this is a config that the program can read and has stored: with all keys, not only those that a user writes.
+/// Else why it is not.
 std::string flaw_of_config(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
   std::vector<std::string> warnings;
   try {
-    parse_config({std::istreambuf_iterator<char>(file), {}}, path, {}, warnings);
+    parse_config(text, path, {}, warnings);
   } catch (const Error& e) {
-    const std::string text = e.what();
-    return text.substr(0, text.find('\n'));
+    const std::string message = e.what();
+    return message.substr(0, message.find('\n'));
+  }
+  for (const char* key : {"\"seed\"", "\"precision\"", "\"guards\"", "\"logging\""}) {
+    if (text.find(key) == std::string::npos) return path + " is not as a run stores it: it has no " + key;
   }
   return "";
 }

@@ -1,8 +1,8 @@
 // A run's folder, runs/<name>/: config.json (resolved), metrics.jsonl, log.txt, checkpoints/, weights.safetensors, and
 // on CUDA algorithms.json. One process at a time works in it (folder_lock.h).
 //
-// Nothing but these names is ever removed, and only in a folder that a run has made: one with a config.json that this
-// program can read, a checkpoint, or a metrics.jsonl that begins as a run's.
+// Nothing but these names is ever removed, and only in a folder that a run has made: one with a config.json as a
+// run stores it, a checkpoint, or a metrics.jsonl that begins as a run's.
 #pragma once
 
 #include <optional>

@@ -174,6 +174,9 @@ TEST_CASE("nothing is removed that no run made, and a folder that is refused sta
     refuse("hf", "runs/hf/config.json", flags);
     write_file(place.folder("hf") + "/model.safetensors", "weights");
     refuse("hf", "runs/hf/model.safetensors", flags);
+    fs::create_directories(place.folder("own"));
+    write_file(place.folder("own") + "/config.json", read_whole(place / "c.json"));  // as a user writes it
+    refuse("own", "runs/own/config.json", flags);
     fs::create_directories(place.folder("letters"));
     write_file(place.folder("letters") + "/log.txt", "dear");
     refuse("letters", "runs/letters/log.txt", flags);
