@@ -134,7 +134,8 @@ void add_compare_command(CLI::App& app) {
   command->add_option("--baseline", options->baseline, "Label of the arm that the report compares others with")
       ->type_name("LABEL");
   command->footer(
-      "Started again it goes on: finished runs are not repeated, broken ones run again. Leaves runs/<name>/<run>/ and\n"
+      "Started again it goes on: finished runs are not repeated, interrupted ones resumed. Leaves runs/<name>/<run>/ "
+      "and\n"
       "runs/<name>/report/report.html. How to write a compare file and read its report: docs/comparing.md.\n\n"
       "Example:\n"
       "  dither compare configs/compare/quick.json");

@@ -158,7 +158,8 @@ TEST_CASE("a limit of file sizes that checkpoints meet and weights do not costs 
   const Outcome outcome = program.wait();
   INFO(outcome.out << outcome.err);
   REQUIRE(outcome.status == 2);
-  REQUIRE(has(outcome.err, "error: the state after step 6 is not saved, only its weights are, in runs/a/weights.safet"));
+  REQUIRE(
+      has(outcome.err, "error: the state after step 6 is not saved, only its weights are, in runs/a/weights.safet"));
   REQUIRE((place.tensors("a") == place.tensors("whole")));
   REQUIRE(place.checkpoints("a") == Steps{2});
   place.verify("a");
