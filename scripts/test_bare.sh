@@ -46,12 +46,18 @@ done
 for program in debootstrap git unshare chroot; do
   command -v $program >/dev/null || fail "there is no $program; Debian/Ubuntu: apt-get install debootstrap git"
 done
-# Processes and mounts of their own: both end with the script.
+# Processes and mounts of their own. unshare pays no attention to signals; killed, it takes all of them along.
 if [ -z "${DITHER_UNSHARED:-}" ]; then
-  DITHER_UNSHARED=1 exec unshare --mount --propagation private --pid --fork --kill-child "$BASH" "$0" "${arguments[@]}"
+  DITHER_UNSHARED=1 unshare --mount --propagation private --pid --fork --kill-child "$BASH" "$0" "${arguments[@]}" &
+  trap 'kill -KILL $! 2>/dev/null || true' EXIT
+  trap 'exit 130' INT TERM HUP
+  wait $!
+  exit
 fi
 mkdir -p "$folder"
 folder=$(realpath "$folder")
+exec 9>"$folder/.lock"
+flock --nonblock 9 || fail "another $0 is at work in $folder"
 commit=$(git -c safe.directory="$PWD" rev-parse HEAD)
 [ -z "$(git -c safe.directory="$PWD" status --porcelain --untracked-files=no)" ] || say "what is not committed is not tested"
 
