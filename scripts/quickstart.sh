@@ -60,7 +60,7 @@ say "4/6 training: configs/quickstart.json (Ctrl-C ends it early and keeps the w
 "$dither" train configs/quickstart.json --overwrite "${arguments[@]}"
 
 say "5/6 the whole validation set, and a sample"
-"$dither" evaluate "$run" --batches 0
+"$dither" evaluate "$run"
 echo
 "$dither" sample "$run" "${prompt[@]}" --tokens 256
 

@@ -21,7 +21,7 @@ namespace {
 struct Options {
   std::string weights;
   std::string data;
-  std::string batches;
+  std::string tokens, batches;
   std::vector<std::string> assignments;
 };
 
@@ -44,9 +44,17 @@ std::string lacks_bytes(const Config& config, bool tokenizer) {
 void evaluate(const Options& options) {
   const std::string weights = weights_file(options.weights);
   // Through --set, so that the range and its message are those of the config's own key.
-  std::vector<std::string> assignments = options.assignments;
-  if (!options.batches.empty()) assignments.push_back("evaluation.batches=" + options.batches);
+  std::vector<std::string> assignments = {"evaluation.tokens=0"};
+  assignments.insert(assignments.end(), options.assignments.begin(), options.assignments.end());
+  if (!options.tokens.empty()) assignments.push_back("evaluation.tokens=" + options.tokens);
   Config config = config_for_inference(weights, assignments, 0);
+  if (!options.batches.empty()) {
+    const int64_t B = config.batch.micro_batch_size, T = config.model.sequence_length;
+    throw Error(
+        fmt::format("--batches {}: the option has been replaced by --tokens N, targets that are judged\n       "
+                    "cure: --tokens; a batch of this run has {} x {} = {} (no option: the whole set)",
+                    options.batches, B, T, B * T));
+  }
   if (!options.data.empty()) config.data.validation = options.data;
   if (config.data.validation.empty()) {
     throw Error(weights + ": its config has no data.validation; name token shards with --data");
@@ -61,7 +69,7 @@ void evaluate(const Options& options) {
   const EvaluationResult result = evaluator.run(engine);
 
   fmt::print("weights        {}\n", weights);
-  fmt::print("data           {}: {} targets in {:.1f} s\n", config.data.validation, result.targets, result.seconds);
+  fmt::print("data           {}    {} counted in {:.1f} s\n", evaluator.description(), result.targets, result.seconds);
   fmt::print("loss           {:.6f} nats a token\n", result.loss);
   fmt::print("perplexity     {:.4f}\n", result.perplexity);
   fmt::print("bits per byte  {}\n", std::isnan(result.bits_per_byte) ? lacks_bytes(config, tokenizer.has_value())
@@ -78,10 +86,12 @@ void add_evaluate_command(CLI::App& app) {
       ->required();
   command->add_option("--data", options->data, "Token shards; default: data.validation of the run's config")
       ->type_name("GLOB");
-  command->add_option("--batches", options->batches, "Micro-batches; 0: all; default: evaluation.batches of the config")
+  command
+      ->add_option("--tokens", options->tokens, "Targets to judge, spaced evenly over the data; default: all of them")
       ->type_name("N");
+  command->add_option("--batches", options->batches)->group("");  // hidden: refused with what replaces it
   add_set_option(*command, options->assignments);
-  command->footer("Example:\n  dither evaluate runs/quickstart --batches 0");
+  command->footer("Example:\n  dither evaluate runs/quickstart --tokens 131072");
   command->callback([options] { evaluate(*options); });
 }
 

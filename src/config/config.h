@@ -138,7 +138,7 @@ struct CheckpointConfig {
 
 struct EvaluationConfig {
   int64_t every_steps = 0;  // 0 = only at the end
-  int64_t batches = 20;     // micro-batches of the validation set; 0 = all of it
+  int64_t tokens = 131072;  // targets that one validation judges; 0 = the whole set (src/data/validation_set.h)
 };
 
 struct SamplingConfig {
@@ -190,7 +190,10 @@ struct Config {
 Config load_config(const std::string& path, const std::vector<std::string>& assignments,
                    std::vector<std::string>& warnings);
 
-/// The same from JSON text; `origin` names it in messages. `extends` is relative to the working directory.
+/// The same from the text of a config that this program has stored: a run's config.json, weights, a checkpoint's
+/// manifest. `origin` names it in messages; `extends` is relative to the working directory. Keys that an earlier
+/// version wrote and this one no longer has are translated (retired_keys.h); in `assignments` they are refused as
+/// load_config() does.
 Config parse_config(const std::string& json_text, const std::string& origin,
                     const std::vector<std::string>& assignments, std::vector<std::string>& warnings);
 

@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "src/config/document.h"  // read_document(), read_value(), shown()
 #include "src/config/keys.h"      // the table, problem(), advice()
+#include "src/config/retired_keys.h"
 
 namespace dither {
 namespace {
@@ -59,6 +60,12 @@ void spread(const std::string& path, const Json& value, const std::string& origi
       given.vary_origin = origin;
     }
     if (key->store) given.values[path] = {std::make_shared<nlohmann::json>(value), origin, layer};
+    return;
+  }
+  if (const RetiredKey* retired = find_retired_key(path)) {
+    const std::string wrong = problem(retired->key, value);
+    if (!wrong.empty()) throw Error(origin + ": " + path + " is " + shown(value) + ", " + wrong);
+    given.retired[path] = {std::make_shared<nlohmann::json>(value), origin, layer};
     return;
   }
   if (!is_section(path)) throw Error(origin + ": " + path + " is not a key" + advice(path));
@@ -151,7 +158,9 @@ Given gather_file(const std::string& path, const std::vector<std::string>& assig
 Given gather_text(const std::string& text, const std::string& origin, const std::vector<std::string>& assignments) {
   std::vector<Layer> layers = {{origin, read_document(text, origin)}};
   follow_extends(layers, "", {});
-  return combine(std::move(layers), assignments);
+  Given given = combine(std::move(layers), assignments);
+  given.stored = true;
+  return given;
 }
 
 }  // namespace dither

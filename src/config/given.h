@@ -21,6 +21,8 @@ struct GivenValue {
 struct Given {
   std::string origin;  // the file (or text) that was asked for: what errors about no single key name
   std::map<std::string, GivenValue> values;  // by dotted path; directives (extends, vary, $schema) are not among them
+  std::map<std::string, GivenValue> retired;  // the same of keys that are no more (retired_keys.h)
+  bool stored = false;                       // written by this program, perhaps by an earlier version of it
   int assigned_layer = 0;                    // of --set
   std::vector<Product> products;             // `vary` of the nearest file that has it; empty: no file has
   std::string vary_origin;                   // that file
@@ -33,7 +35,7 @@ struct Given {
 /// Reads `path` and what it extends, then the assignments ("a.b=value").
 Given gather_file(const std::string& path, const std::vector<std::string>& assignments);
 
-/// The same from JSON text.
+/// The same from JSON text that this program has stored.
 Given gather_text(const std::string& text, const std::string& origin, const std::vector<std::string>& assignments);
 
 }  // namespace dither

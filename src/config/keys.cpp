@@ -19,6 +19,7 @@ constexpr uint64_t kMaxVocabulary = 1ull << 24;       // sixty times today's lar
 constexpr uint64_t kMaxSequence = 1ull << 20;         // so that offsets into any activation stay within 2^62
 constexpr uint64_t kMaxWidth = 1ull << 20;            // the same
 constexpr uint64_t kMaxSeed = 18446744073709551615u;  // the Philox key has 64 bits
+constexpr uint64_t kMaxValidation = 1ull << 50;       // a bound only against misprints
 constexpr uint64_t kMaxRanks = 1ull << 20;            // a bound only against misprints
 constexpr double kMaxMinutes = 5e7;                   // a century: its nanoseconds still fit 64 bits
 constexpr double kMaxRetrySeconds = 86400;            // a day
@@ -237,7 +238,8 @@ std::vector<Key> checkpoint_keys() {
 std::vector<Key> remaining_keys() {
   return {
       integer(FIELD(evaluation.every_steps), {0, kMaxSteps}, "steps between validations; 0: only at the end"),
-      integer(FIELD(evaluation.batches), {0, kMaxSteps}, "micro-batches of one validation; 0: the whole set"),
+      integer(FIELD(evaluation.tokens), {0, kMaxValidation},
+              "targets that one validation judges, in segments spaced evenly over the set; 0: the whole set"),
       integer(FIELD(sampling.every_steps), {0, kMaxSteps}, "steps between text samples; 0: none"),
       text(FIELD(sampling.prompt), TextRule::any, "text that a sample continues"),
       integer(FIELD(sampling.tokens), {1, kMaxSequence}, "length of a sample"),

@@ -9,6 +9,7 @@
 #include "src/config/keys.h"      // the table
 #include "src/config/presets.h"   // find_preset(), family_defaults()
 #include "src/config/resolve.h"
+#include "src/config/retired_keys.h"
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -105,6 +106,7 @@ Config resolve(const Given& given, std::vector<std::string>& warnings) {
   for (const auto& [path, given_value] : given.values) find_key(path)->store(config, *given_value.value);
   if (given.find("name") == nullptr) config.name = name_from(given.origin);
   demand_required(config, given);
+  apply_retired_keys(given, config);
   derive(config, given);
   check_contradictions(config, given);
   collect_warnings(config, given, warnings);

@@ -10,6 +10,7 @@
 #include "src/config/computation.h"  // decides_computation()
 #include "src/config/document.h"     // shown()
 #include "src/config/keys.h"         // the table, problem(), advice()
+#include "src/config/retired_keys.h"
 
 namespace dither {
 namespace {
@@ -28,6 +29,10 @@ const Key& varied_key(const std::string& path, const std::string& origin, const 
   if (key != nullptr) throw Error(where + " cannot vary: it does not change what a run computes");
   if (!path.empty() && is_section(path)) {
     throw Error(where + " is a section: vary takes whole paths, as in \"optimizer.learning_rate\"");
+  }
+  if (const RetiredKey* retired = find_retired_key(path)) {
+    throw Error(where + " has been replaced by " + retired->replacement + " (" +
+                allowed(*find_key(retired->replacement)) + "), " + find_key(retired->replacement)->meaning);
   }
   throw Error(where + " is not a key" + advice(path));
 }

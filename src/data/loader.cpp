@@ -14,9 +14,8 @@
 
 namespace dither {
 
-LoaderOptions loader_options(const Config& config, bool shuffle) {
+LoaderOptions loader_options(const Config& config) {
   return {.seed = config.seed,
-          .shuffle = shuffle,
           .sequence_length = config.model.sequence_length,
           .micro_batch_size = config.batch.micro_batch_size,
           .vocabulary = config.model.vocabulary,
@@ -63,8 +62,7 @@ Loader::~Loader() {
 Loader::Window Loader::window_of(int64_t sample) const {
   DITHER_ASSERT(sample >= 0);
   const int64_t windows = samples_per_epoch();
-  int64_t window = sample % windows;
-  if (options_.shuffle) window = permuted(window, windows, options_.seed, sample / windows);
+  const int64_t window = permuted(sample % windows, windows, options_.seed, sample / windows);
   // The last shard that begins at or before the window; shards without a window begin where their successor does.
   const auto after = std::upper_bound(first_window_.begin(), first_window_.end(), window);
   const int64_t shard = after - first_window_.begin() - 1;

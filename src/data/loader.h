@@ -3,9 +3,9 @@
 // A sample is a window of T + 1 tokens: window w of a shard covers tokens [wT, wT + T]; the first T are the input, the
 // last T the targets. Windows share one token with their neighbour, cross no shard, and leave each shard's last
 // (tokens - 1) mod T tokens unused.
-// Sample s is window permuted(s mod windows) of epoch s / windows (permutation.h), or simply window s mod windows
-// without shuffling: a pure function of (seed, s). So the loader's whole state is the number of samples consumed, and
-// neither micro-batch size nor the number of ranks changes what sample s is.
+// Sample s is window permuted(s mod windows) of epoch s / windows (permutation.h): a pure function of (seed, s). So the
+// loader's whole state is the number of samples consumed, and neither micro-batch size nor the number of ranks changes
+// what sample s is.
 #pragma once
 
 #include <condition_variable>
@@ -30,7 +30,6 @@ struct Batch {
 
 struct LoaderOptions {
   uint64_t seed = 0;
-  bool shuffle = true;           // false: windows in the order of the files (validation)
   int64_t sequence_length = 0;   // T
   int64_t micro_batch_size = 0;  // B
   int64_t vocabulary = 0;        // token ids must lie below it
@@ -38,7 +37,7 @@ struct LoaderOptions {
 };
 
 /// The options that a config asks for.
-LoaderOptions loader_options(const Config& config, bool shuffle);
+LoaderOptions loader_options(const Config& config);
 
 /// All methods belong to one thread; the loader keeps a second thread of its own for prefetch().
 class Loader {

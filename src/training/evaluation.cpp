@@ -5,20 +5,71 @@
 #include <algorithm>
 #include <chrono>
 #include <numbers>
+#include <vector>
 
+#include "base/checksum.h"
+#include "base/counted.h"
 #include "base/error.h"
+#include "src/config/computation.h"     // hash_text()
 #include "src/data/corpus_tokenizer.h"  // check_tokens()
 
 namespace dither {
 
+namespace {
+
+/// XXH3 of the bytes that all tokens of the shards stand for: the same for each tokenizer that loses nothing.
+std::string text_hash(const TokenShards& shards, const Tokenizer& tokenizer, int64_t vocabulary) {
+  constexpr int64_t kTokensAtOnce = 65536;
+  Checksum checksum;
+  std::vector<int32_t> ids;
+  for (int64_t shard = 0; shard < shards.shards(); ++shard) {
+    for (int64_t first = 0; first < shards.tokens(shard); first += kTokensAtOnce) {
+      ids.resize(static_cast<size_t>(std::min(kTokensAtOnce, shards.tokens(shard) - first)));
+      shards.read(shard, first, static_cast<int64_t>(ids.size()), vocabulary, ids.data());
+      std::erase(ids, tokenizer.end_of_text());
+      const std::string text = tokenizer.decode(ids);
+      checksum.add(text.data(), text.size());
+    }
+  }
+  return checksum_text(checksum.value());
+}
+
+}  // namespace
+
 Evaluator::Evaluator(const Config& config, const Tokenizer* tokenizer)
-    : options_(config.evaluation),
-      sequence_length_(config.model.sequence_length),
+    : sequence_length_(config.model.sequence_length),
       micro_batch_size_(config.batch.micro_batch_size),
       tokenizer_(tokenizer),
       shards_(config.data.validation),
-      loader_(shards_, loader_options(config, false)) {
+      set_(shards_, {.wanted = config.evaluation.tokens,
+                     .sequence_length = sequence_length_,
+                     .vocabulary = config.model.vocabulary,
+                     .ignore_token = config.data.ignore_token}) {
   check_tokens(shards_, config.model.vocabulary, tokenizer);  // heard before anything is trained
+  data_.judged = set_.fingerprint();
+  data_.shards = hash_text(shards_.fingerprint());
+  data_.set_targets = set_.all_targets();
+  if (tokenizer == nullptr) return;
+  data_.tokenizer = tokenizer->fingerprint();
+  if (set_.is_whole()) data_.text = text_hash(shards_, *tokenizer, config.model.vocabulary);
+}
+
+std::string Evaluator::description() const {
+  return fmt::format("{}: {} of {} targets, {} of up to {}{}", shards_.pattern(),
+                     set_.is_whole() ? "all" : with_commas(set_.targets()), with_commas(set_.all_targets()),
+                     counted(static_cast<int64_t>(set_.segments().size()), "segment"),
+                     with_commas(set_.segment_length()),
+                     set_.segment_length() > kSegmentTargets ? " (model.sequence_length)" : "");
+}
+
+/// Reads windows into the batch; "" or why it cannot.
+std::string Evaluator::try_read(int64_t first, int64_t rows) {
+  try {
+    set_.read(first, rows, batch_);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
 }
 
 /// The batch, or nullptr and why there is none.
@@ -33,34 +84,26 @@ const Batch* Evaluator::try_load(int64_t sample, std::string& failure) {
 
 EvaluationResult Evaluator::run(Engine& engine, const GoOn& go_on) {
   const auto begin = std::chrono::steady_clock::now();
-  const int64_t samples = loader_.samples_per_epoch();
-  const int64_t wanted = options_.batches > 0 ? options_.batches * micro_batch_size_ : samples;
-  const int64_t end = std::min(samples, wanted);
-  const int64_t B = micro_batch_size_, ranks = engine.partition().ranks;
+  const int64_t windows = set_.windows(), B = micro_batch_size_, ranks = engine.partition().ranks;
   EvaluationSums own;
 
   engine.begin_evaluation();
-  for (int64_t round = 0; round < end; round += B * ranks) {
-    engine.phase(fmt::format("evaluation: sample {} of {}", round, end));
-    const int64_t sample = round + engine.partition().rank * B;
-    std::string failure;
-    const Batch* loaded = sample < end ? try_load(sample, failure) : nullptr;
+  for (int64_t round = 0; round < windows; round += B * ranks) {
+    engine.phase(fmt::format("evaluation: window {} of {}", round, windows));
+    const int64_t first = round + engine.partition().rank * B;
+    const int64_t rows = std::min(B, windows - first);  // the set may end within a micro-batch
+    const std::string failure = rows > 0 ? try_read(first, rows) : "";
     if (go_on && !go_on(failure)) return {.whole = false};
     if (!failure.empty()) throw Error(failure);
-    if (loaded == nullptr) {
+    if (rows <= 0) {
       engine.model().stand_by(false);
       continue;
     }
-    const Batch& batch = *loaded;
-    if (sample + B * ranks < end) loader_.prefetch(sample + B * ranks);
-    const int64_t sequences = std::min(B, end - sample);  // the corpus may end within a micro-batch
-    for (int64_t i = 0; i < sequences * sequence_length_; ++i) {
-      const int32_t target = batch.targets[static_cast<size_t>(i)];
-      if (target == kIgnoredTarget) continue;
-      ++own.targets;
-      if (tokenizer_ != nullptr) own.bytes += tokenizer_->byte_length(target);
+    own.targets += batch_.counted_targets;
+    for (const int32_t target : batch_.targets) {
+      if (tokenizer_ != nullptr && target != kIgnoredTarget) own.bytes += tokenizer_->byte_length(target);
     }
-    engine.model().load(batch.tokens.data(), batch.targets.data(), sequences, sequence_length_);
+    engine.model().load(batch_.tokens.data(), batch_.targets.data(), rows, sequence_length_);
     engine.model().forward();
     engine.model().evaluate(engine.evaluation_sum());
   }
@@ -68,6 +111,7 @@ EvaluationResult Evaluator::run(Engine& engine, const GoOn& go_on) {
   const EvaluationSums sums = engine.add_evaluation(own);
   EvaluationResult result;
   result.targets = sums.targets;
+  result.bytes = sums.bytes;
   if (result.targets == 0) throw Error(shards_.pattern() + ": no target counts: data.ignore_token hides all of them");
   result.loss = sums.loss.value() / static_cast<double>(result.targets);
   result.perplexity = std::exp(result.loss);

@@ -78,7 +78,8 @@ void MetricsLog::warn(const std::string& text) { warning_ += (warning_.empty() ?
 
 std::string MetricsLog::take_warning() { return std::exchange(warning_, {}); }
 
-void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend, int ranks) {
+void MetricsLog::start(const Config& config, int64_t parameters, const std::string& backend, int ranks,
+                       const DataIdentity& data) {
   append(text_of({{"event", "start"},
                   {"name", config.name},
                   {"seed", config.seed},
@@ -90,6 +91,8 @@ void MetricsLog::start(const Config& config, int64_t parameters, const std::stri
                   {"zero_stage", config.parallel.zero_stage},
                   {"reduction", value_text(*find_key("parallel.reduction"), config)},
                   {"backend", backend},
+                  {"shards", data.shards},
+                  {"tokenizer", data.tokenizer},
                   {"commit", commit()}}));
 }
 
@@ -117,13 +120,19 @@ void MetricsLog::step(const StepRecord& r) {
   append(text_of(event));
 }
 
-void MetricsLog::evaluation(int64_t step, const EvaluationResult& r) {
+void MetricsLog::evaluation(int64_t step, const EvaluationResult& r, const JudgedData& data) {
   append(text_of({{"event", "evaluation"},
                   {"step", step},
                   {"loss", number(r.loss)},
                   {"perplexity", number(r.perplexity)},
                   {"bits_per_byte", number(r.bits_per_byte)},
                   {"targets", r.targets},
+                  {"set_targets", data.set_targets},
+                  {"bytes", r.bytes},
+                  {"judged", data.judged},
+                  {"shards", data.shards},
+                  {"tokenizer", data.tokenizer},
+                  {"text", data.text},
                   {"seconds", r.seconds}}));
 }
 

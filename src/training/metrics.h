@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "src/checkpoint/manifest.h"  // DataIdentity
 #include "src/optimizer/optimizer.h"
 #include "src/training/append_file.h"
 #include "src/training/evaluation.h"
@@ -56,9 +57,10 @@ class MetricsLog {
   /// be opened.
   explicit MetricsLog(const std::string& path) : file_(path) {}
 
-  void start(const Config& config, int64_t parameters, const std::string& backend, int ranks);
+  /// `data`: what is trained on; training losses of two runs compare where it is the same.
+  void start(const Config& config, int64_t parameters, const std::string& backend, int ranks, const DataIdentity& data);
   void step(const StepRecord& record);
-  void evaluation(int64_t step, const EvaluationResult& result);
+  void evaluation(int64_t step, const EvaluationResult& result, const JudgedData& data);
   void sample(int64_t step, const std::string& text);
   void guard(int64_t step, const GuardVerdict& verdict, double loss, double gradient_norm);
   void checkpoint(const CheckpointEvent& event);

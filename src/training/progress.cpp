@@ -85,6 +85,7 @@ void Progress::start_up(const StartUpFacts& facts) {
   if (facts.ranks > 1) say(fmt::format("ranks        {}", ranks_text(config_.parallel, facts)));
   say(fmt::format("memory, MiB  {}{}", memory_text(facts.memory), facts.ranks > 1 ? "    a rank" : ""));
   say(fmt::format("data         {}", facts.data));
+  if (!facts.validation.empty()) say(fmt::format("validation   {}", facts.validation));
   say("");
 }
 

@@ -19,7 +19,8 @@ struct StartUpFacts {
   std::string backend;
   double matrix_peak;  // FLOP/s measured
   double flop_per_token;
-  std::string data;  // shards, tokens, epochs
+  std::string data;        // shards, tokens, epochs
+  std::string validation;  // what is judged; "" : nothing
 };
 
 class Progress {

@@ -235,6 +235,9 @@ void compare(const Config& config, const std::string& data, const ResumePoint& p
   const std::vector<DifferingKey> sums = differing(point.config, config, [](const std::string& path) {
     return path == "parallel.reduction" || path == "parallel.wire";
   });
+  const std::vector<DifferingKey> judged =
+      differing(point.config, config, [](const std::string& path) { return path == "evaluation.tokens"; });
+  if (!judged.empty()) beginning.warnings.push_back("validation judges other targets than before: " + keys_text(judged));
   if (!sums.empty()) beginning.warnings.push_back("gradients are summed otherwise than before: " + keys_text(sums));
   if (point.manifest.training.step > config.steps) {
     throw Error(fmt::format("{}: it is of step {}, and steps is {}\n       cures: a larger steps, or {}", point.path,

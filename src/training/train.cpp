@@ -171,7 +171,7 @@ class Run {
 
   void start_up(const TrainOptions& options) {
     const int64_t parameters = engine_.table().counted_elements();
-    metrics_->start(config_, parameters, engine_.backend().description(), ranks_.size());
+    metrics_->start(config_, parameters, engine_.backend().description(), ranks_.size(), corpus_.identity);
     if (beginning_.resume || beginning_.again) {
       metrics_->resume(trainer_.steps_done(), beginning_.resume ? beginning_.resume->path : "", ranks_.size(),
                        config_.parallel.zero_stage);
@@ -183,7 +183,8 @@ class Run {
                          .backend = engine_.backend().description(),
                          .matrix_peak = peak_,
                          .flop_per_token = Model::flop_per_token(config_.model, parameters),
-                         .data = data_text(config_, corpus_, trainer_.samples_consumed())});
+                         .data = data_text(config_, corpus_, trainer_.samples_consumed()),
+                         .validation = evaluator_ ? evaluator_->description() : ""});
     for (const std::string& warning : options.warnings) progress_->warn(warning);
     for (const std::string& warning : corpus_warnings(config_, corpus_, evaluator_ ? &evaluator_->shards() : nullptr)) {
       progress_->warn(warning);
@@ -283,7 +284,7 @@ class Run {
     const EvaluationResult result =
         evaluator_->run(engine_, [this](const std::string& failure) { return go_on(failure); });
     if (result.whole && ranks_.speaks()) {
-      metrics_->evaluation(step, result);
+      metrics_->evaluation(step, result, evaluator_->data());
       progress_->evaluation(step, result);
     }
     return result.whole;

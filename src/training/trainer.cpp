@@ -11,7 +11,7 @@
 namespace dither {
 
 Trainer::Trainer(Engine& engine, const TokenShards& shards)
-    : engine_(engine), loader_(shards, loader_options(engine.config(), true)), guards_(engine.config().guards) {
+    : engine_(engine), loader_(shards, loader_options(engine.config())), guards_(engine.config().guards) {
   loader_.load(0);  // a bad token at the very beginning is heard before a run's folder is made
 }
 

@@ -189,7 +189,11 @@ TEST_CASE("evaluate and sample refuse what does not belong together") {
     require_refusal(place, {command, "kept/a", "--set", "model.layers=2"}, {"weights.safetensors"});
   }
   require_refusal(place, {"evaluate", "kept/a", "--data", "gone_*.bin"}, {"gone_*.bin", "no file matches"});
-  require_refusal(place, {"evaluate", "kept/a", "--batches", "-1"}, {"evaluation.batches", "-1"});
+  require_refusal(place, {"evaluate", "kept/a", "--tokens", "-1"}, {"evaluation.tokens", "-1"});
+  require_refusal(place, {"evaluate", "kept/a", "--batches", "3"}, {"--batches 3", "--tokens", "2 x 32 = 64"});
+  require_refusal(
+      place, {"evaluate", "kept/a", "--set", "evaluation.batches=3"},
+      {"--set: evaluation.batches is 3", "evaluation.tokens 192 (3 micro-batches of 2 sequences of 32 tokens)"});
   require_refusal(place, {"sample", "kept/a", "--temperature", "hot"}, {"sampling.temperature", "hot"});
   require_refusal(place, {"sample", "kept/a", "--top-p", "1.5"}, {"sampling.top_p", "1.5"});
   require_refusal(place, {"sample", "kept/a", "--tokenizer", "gone.bin"}, {"gone.bin"});

@@ -53,7 +53,7 @@ TEST_CASE("a mistake on the command line exits with 2 and says what is allowed")
       {{"train", "a.json", "--stepz", "3"}, "--stepz"},
       {{"train", "a.json", "--set"}, "--set"},
       {{"evaluate"}, "WEIGHTS"},
-      {{"evaluate", "a", "--batches"}, "--batches"},
+      {{"evaluate", "a", "--tokens"}, "--tokens"},
       {{"sample", "a", "--tokens", "1", "--tokens", "2"}, "--tokens"},
       {{"tokenize", "--text", "a.txt"}, "--output"},
       {{"tokenize", "--output", "a"}, "--text"},

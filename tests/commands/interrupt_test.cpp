@@ -28,7 +28,7 @@ void await_step(const SavedRuns& place, const std::string& name, int64_t step) {
 void check_kill(const std::string& strategy) {
   constexpr int64_t kSteps = 160;
   const SavedRuns place(R"({"precision": {"strategy": ")" + strategy + R"("}, "steps": 160,
-    "model": {"ffn": 64}, "evaluation": {"every_steps": 30, "batches": 2}, "logging": {"measure_every_steps": 10},
+    "model": {"ffn": 64}, "evaluation": {"every_steps": 30, "tokens": 128}, "logging": {"measure_every_steps": 10},
     "optimizer": {"learning_rate": 3e-6}, "guards": {"loss_z": 0.3, "window": 24, "stop_after_skips": 1000},
     "checkpoint": {"every_steps": 20}})");
   place.train("whole");

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "src/checkpoint/checkpoint_folder.h"
+#include "src/checkpoint/manifest.h"
 #include "src/checkpoint/safetensors.h"
 #include "tests/catch.h"
 #include "tests/commands/saved_runs.h"
@@ -364,6 +366,44 @@ TEST_CASE("another strategy needs leave, converts exactly from mixed to split32 
   REQUIRE(place.first_step("d") == 7);
   const double before = place.all_events("a", "step").at(5).at("loss"), last = steps.back().at("loss");
   REQUIRE((std::isfinite(last) && last < before));
+}
+
+// Catches: a retired key in what an earlier version stored that makes its runs, weights or checkpoints unreadable, one
+// that is lost without a word where validation judges something else.
+TEST_CASE("what an earlier version stored with evaluation.batches is evaluated, listed and resumed") {
+  const SavedRuns place;
+  place.train("whole");
+  place.copy_killed("whole", "a", 4);
+  fs::copy(place.folder("whole") + "/weights.safetensors", place.folder("a") + "/weights.safetensors");
+  const auto with_old_key = [](std::string text) {
+    for (const std::string quote : {"\"", "\\\""}) {
+      std::string now = quote + "tokens" + quote + ": 131072", then = quote + "batches" + quote + ": 3";
+      then.resize(now.size(), ' ');  // so that no header changes its length
+      for (size_t at; (at = text.find(now)) != std::string::npos;) text.replace(at, now.size(), then);
+    }
+    REQUIRE(has(text, "batches"));
+    return text;
+  };
+  for (const std::string file : {"config.json", "weights.safetensors"}) {
+    const std::string path = place.folder("a") + "/" + file;
+    write_file(path, with_old_key(read_whole(path)));
+  }
+  for (const int64_t step : {2, 4}) {
+    Manifest manifest = read_manifest(place.checkpoint("a", step));
+    manifest.config = with_old_key(manifest.config);
+    write_file(place.checkpoint("a", step) + "/" + kManifestName, to_text(manifest));
+  }
+  REQUIRE(has(place.output_of({"evaluate", "runs/a"}), "counted"));
+  REQUIRE(!place.output_of({"sample", "runs/a", "--tokens", "2"}).empty());
+  place.verify("a");
+  REQUIRE(has(place.output_of({"checkpoint", "list", "runs/a"}), "4"));
+  fs::remove(place.folder("a") + "/weights.safetensors");
+  const std::string out = place.train("a");
+  INFO(out);
+  REQUIRE(has(out, "validation judges other targets than before: evaluation.tokens 192 there, 131072 here"));
+  REQUIRE(place.last_steps("a") == Steps{5, 6});
+  REQUIRE((place.tensors("a") == place.tensors("whole")));
+  REQUIRE(!has(read_whole(place.folder("a") + "/config.json"), "batches"));
 }
 
 }  // namespace dither::test

@@ -147,4 +147,33 @@ TEST_CASE("every prefix of a config, and every byte of it replaced, is a config 
 }
 
 }  // namespace
+// Catches: a retired key that is silently dropped, refused without the number that replaces it, or refused in what the
+// program itself wrote; one that overrides its replacement; a product beyond 64 bits.
+TEST_CASE("a retired key is refused in what a user writes, and translated in what the program has stored") {
+  const TemporaryFolder folder;
+  const std::string text = small_with(
+      R"({"evaluation": {"batches": 20}, "batch": {"micro_batch_size": 4}, "model": {"sequence_length": 128}})");
+  const std::string cure =
+      ": evaluation.batches is 20, but the key has been replaced by evaluation.tokens\n       cure: evaluation.tokens "
+      "10240 (20 micro-batches of 4 sequences of 128 tokens)";
+  const std::string file = folder.write("old.json", text);
+  CHECK(error_in([&] { loaded(file); }) == file + cure);
+  const std::string next = folder.write("next.json", R"({"extends": "old.json"})");
+  CHECK(error_in([&] { loaded(next); }) == file + cure);
+  const std::string plain = folder.write("plain.json", small_with(R"({"batch": {"micro_batch_size": 4}})"));
+  CHECK(contains(error_in([&] { loaded(plain, {"evaluation.batches=0"}); }), "evaluation.tokens 0 (the whole set)"));
+  CHECK(contains(error_in([&] { loaded(plain, {"evaluation.batches=-1"}); }), "is -1, needs an integer from 0 to"));
+  CHECK(parsed(text).evaluation.tokens == 10240);
+  CHECK(parsed(text, {"evaluation.tokens=7"}).evaluation.tokens == 7);
+  CHECK(contains(error_of(text, {"evaluation.batches=20"}), "--set" + cure));
+  CHECK(parsed(small_with(R"({"evaluation": {"batches": 0}})")).evaluation.tokens == 0);
+  CHECK(parsed(small_with(R"({"evaluation": {"batches": 4294967295}, "batch": {"micro_batch_size": 65536}})"))
+            .evaluation.tokens == int64_t{1} << 50);
+  CHECK(
+      contains(error_of(small_with(R"({"evaluation": {"batches": "all"}})")), "evaluation.batches is \"all\", needs"));
+  CHECK(
+      contains(error_in([&] { loaded(folder.write("v.json", small_with(R"({"vary": {"evaluation.batches": [1]}})"))); }),
+               "vary.evaluation.batches has been replaced by evaluation.tokens (an integer from 0"));
+}
+
 }  // namespace dither

@@ -99,7 +99,7 @@ TEST_CASE("names are made of what differs, short and legal for folders") {
   CHECK(names_in(R"({"model.layers": [2, 3], "precision.strategy": ["bf16", "bf16_sr"]})")[3] == "bf16_sr,layers=3");
   CHECK(names_in(R"({"guards.loss_z": [0, 4.5], "optimizer.weight_decay": [0, 1e-5]})")[3] == "wd=1e-05,loss_z=4.5");
   CHECK(names_in(R"({"data.train": ["../a b/*.bin", "b"]})") == Texts{"train=---a-b--.bin", "train=b"});
-  CHECK(names_in(R"({"evaluation.batches": [1, 2], "optimizer.epsilon": [1e-8, 1e-6]})")[0] == "eps=1e-08,batches=1");
+  CHECK(names_in(R"({"evaluation.tokens": [1, 2], "optimizer.epsilon": [1e-8, 1e-6]})")[0] == "eps=1e-08,tokens=1");
 }
 
 // Catches: two runs in one folder, a name that the file system refuses, a name that changes between two readings.
@@ -179,7 +179,7 @@ TEST_CASE("a study of too many runs is refused before it is formed") {
   const Json two = {{"seed", {1, 2}}};
   CHECK(contains(StudyFile(Json::array({vary, two}).dump()).error(), most));
   for (const char* path :
-       {"evaluation.batches", "evaluation.every_steps", "guards.loss_z", "guards.gradient_z", "optimizer.gradient_clip",
+       {"evaluation.tokens", "evaluation.every_steps", "guards.loss_z", "guards.gradient_z", "optimizer.gradient_clip",
         "optimizer.weight_decay", "optimizer.schedule.warmup_steps", "data.ignore_token"}) {
     vary[path] = {};
     for (int i = 0; i < 256; ++i) vary[path].push_back(i);

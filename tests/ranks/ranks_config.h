@@ -66,7 +66,7 @@ inline Config ranks_config(Strategy strategy, Architecture architecture, Gradien
   config.parallel.transport = job_transport();
   config.data.train = config.data.validation = corpus();
   config.data.ignore_token = 7;
-  config.evaluation.batches = 3;
+  config.evaluation.tokens = 6 * 24 + 5;  // seven windows, the last one partial
   config.precision.gradient = gradient;
   config.precision.first_moment_rounding = config.precision.second_moment_rounding = Rounding::stochastic;
   config.optimizer.gradient_clip = 0.05;
@@ -75,7 +75,7 @@ inline Config ranks_config(Strategy strategy, Architecture architecture, Gradien
     config.model.hidden = config.model.ffn = 32;
     config.model.heads = config.model.kv_heads = 1;
     config.model.sequence_length = 8;
-    config.evaluation.batches = 1;
+    config.evaluation.tokens = 11;
   }
   config.batch.micro_batch_size = slow_device() ? 1 : 2;
   config.batch.tokens_per_step =

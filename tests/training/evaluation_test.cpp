@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <functional>
 
 #include "base/error.h"
@@ -33,32 +34,102 @@ std::vector<char> weights_of(Engine& engine) {
   return bytes;
 }
 
+/// A shard of these ids.
+std::string write_ids(const std::string& path, const std::vector<int32_t>& ids) {
+  write_shard(path, static_cast<int64_t>(ids.size()), 2);
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(kShardHeaderBytes);
+  for (const int32_t id : ids) {
+    const auto word = static_cast<uint16_t>(id);
+    file.write(reinterpret_cast<const char*>(&word), sizeof(word));
+  }
+  return path;
+}
+
+/// The bytes, "th" and "the".
+Tokenizer pair_tokenizer() {
+  std::string file = byte_tokenizer().serialize();
+  const uint32_t vocabulary = 259;
+  std::memcpy(file.data() + 8, &vocabulary, sizeof(vocabulary));
+  return Tokenizer::parse(file + "\x02th\x03the", "pairs");
+}
+
 }  // namespace
 
-// Catches: a last micro-batch that is dropped, repeated, or averaged with the wrong weight.
-TEST_CASE("the validation loss does not depend on the micro-batch, and counts every window once") {
+// Catches: a number of targets that is chosen in micro-batches or sequences, a last micro-batch or partial window that
+// is dropped, repeated or averaged with the wrong weight, padding that is judged.
+TEST_CASE("the validation loss does not depend on the micro-batch, nor what is judged on the sequence length") {
   const TemporaryFolder folder;
-  const int64_t windows = 13;
   Config config = tiny_config(Strategy::fp32);
-  config.data.validation = write_shard(folder.path() + "/val.bin", windows * 24 + 5, 61);
-  config.evaluation.batches = 0;
-  double loss = 0;
-  for (const int micro_batch : {1, 4, 8}) {
-    config.batch.micro_batch_size = micro_batch;
-    Engine engine(config);
-    engine.initialise();
-    const EvaluationResult result = Evaluator(config, nullptr).run(engine);
-    CHECK(result.targets == windows * 24);
-    CHECK(result.perplexity == Approx(std::exp(result.loss)));
-    CHECK(std::isnan(result.bits_per_byte));
-    if (micro_batch == 1) loss = result.loss;
-    CHECK(result.loss == Approx(loss).epsilon(1e-7));
+  config.data.validation = write_shard(folder.path() + "/val.bin", 3 * kSegmentTargets + 100, 61);
+  config.evaluation.tokens = 2500;
+  std::string judged;
+  for (const int T : {64, 128}) {
+    config.model.sequence_length = T;
+    double loss = 0;
+    for (const int micro_batch : {1, 2, 4, 8}) {
+      config.batch.micro_batch_size = micro_batch;
+      config.batch.tokens_per_step = micro_batch * T;
+      Engine engine(config);
+      engine.initialise();
+      Evaluator evaluator(config, nullptr);
+      const EvaluationResult result = evaluator.run(engine);
+      CHECK(result.targets == 2500);
+      CHECK(result.perplexity == Approx(std::exp(result.loss)));
+      CHECK(std::isnan(result.bits_per_byte));
+      CHECK(evaluator.data().set_targets == 3 * kSegmentTargets + 99);
+      if (judged.empty()) judged = evaluator.data().judged;
+      CHECK(evaluator.data().judged == judged);
+      if (micro_batch == 1) loss = result.loss;
+      CHECK(result.loss == Approx(loss).epsilon(1e-7));
+    }
   }
-  config.evaluation.batches = 1;
-  config.batch.micro_batch_size = 4;
+}
+
+// The mean over one window's targets, of logits that a longer row of the same tokens gives too. Catches: rows that see
+// their padding, positions that go on from window to window, targets shifted by one.
+TEST_CASE("a partial window has the loss of its targets at the head of a whole one") {
+  const TemporaryFolder folder;
+  Config config = tiny_config(Strategy::fp32);
+  config.data.validation = write_shard(folder.path() + "/val.bin", 25, 61);
+  config.evaluation.tokens = 10;
   Engine engine(config);
   engine.initialise();
-  CHECK(Evaluator(config, nullptr).run(engine).targets == 4 * 24);
+  const double loss = Evaluator(config, nullptr).run(engine).loss;
+  const TokenShards shards(config.data.validation);
+  std::vector<int32_t> tokens(24), targets(24, kIgnoredTarget);
+  shards.read(0, 0, 24, 61, tokens.data());
+  shards.read(0, 1, 10, 61, targets.data());
+  engine.begin_evaluation();
+  engine.model().load(tokens.data(), targets.data(), 1, 24);
+  engine.model().forward();
+  engine.model().evaluate(engine.evaluation_sum());
+  CHECK(engine.add_evaluation({}).loss.value() / 10 == loss);
+}
+
+// Catches: a text's hash that depends on how it is cut into tokens, or not on the text; one where a part is judged.
+TEST_CASE("two tokenizers on one text judge the same text") {
+  const TemporaryFolder folder;
+  Config config = tiny_config(Strategy::fp32);
+  config.model.vocabulary = 259;
+  const Tokenizer bytes = byte_tokenizer();
+  const Tokenizer pairs = pair_tokenizer();
+  const auto judge = [&](const std::string& name, const std::string& text, const Tokenizer& tokenizer, int64_t wanted) {
+    std::vector<int32_t> ids = {tokenizer.end_of_text()};
+    for (const int32_t id : tokenizer.encode(text)) ids.push_back(id);
+    config.data.validation = write_ids(folder.path() + "/" + name, ids);
+    config.evaluation.tokens = wanted;
+    return Evaluator(config, &tokenizer).data();
+  };
+  const std::string text = "the other thing in the end";
+  const JudgedData a = judge("a.bin", text, bytes, 0), b = judge("b.bin", text, pairs, 0);
+  CHECK(a.text == b.text);
+  CHECK(a.judged != b.judged);
+  CHECK(a.tokenizer != b.tokenizer);
+  CHECK(a.set_targets > b.set_targets);
+  CHECK(judge("c.bin", text + ".", bytes, 0).text != a.text);
+  CHECK(judge("d.bin", text, bytes, 5).text.empty());
+  CHECK(judge("e.bin", text, bytes, 0).judged == a.judged);
 }
 
 // With one byte a token, bits per byte are the loss in bits; end of text stands for no byte but is still predicted.
@@ -67,13 +138,14 @@ TEST_CASE("bits per byte divide the whole loss by the bytes of the targets") {
   Config config = tiny_config(Strategy::fp32);
   config.model.vocabulary = 257;
   config.data.validation = write_shard(folder.path() + "/val.bin", 8 * 24 + 1, 257);
-  config.evaluation.batches = 0;
+  config.evaluation.tokens = 0;
   const Tokenizer tokenizer = byte_tokenizer();
   Engine engine(config);
   engine.initialise();
   const EvaluationResult result = Evaluator(config, &tokenizer).run(engine);
   const TokenShards shards(config.data.validation);
   const int64_t bytes = 8 * 24 - shards.count_of(0, 1, 8 * 24, 256);
+  CHECK(result.bytes == bytes);
   CHECK(result.bits_per_byte ==
         Approx(result.loss / std::log(2.0) * static_cast<double>(result.targets) / static_cast<double>(bytes)));
 }
