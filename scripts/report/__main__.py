@@ -11,6 +11,8 @@ paired t-test by seed where both have the same seeds, at least two, else Welch's
 comparisons in a table. All else: medians over the runs. The same CSV files give the same bytes and the same pixels.
 report.json keeps title, baseline and what drew the pictures, so that a committed report can be made again and compared.
 
+Losses are compared where they measure the same thing (comparable.py says when); else the reason stands in their place.
+
 Data goes one way: study.py reads the arms, comparison.py adds how they differ, tables.py writes and figures.py draws
 them (on the axes of panels.py), page.py puts all into one page. Python imports from this folder before any other, so no
 module here may have the name of one of its own (statistics, html).

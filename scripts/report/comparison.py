@@ -6,6 +6,7 @@ from statistics import fmean
 
 from scipy.stats import t as student
 
+from comparable import HASH, why_not
 from study import rate_groups
 
 
@@ -19,12 +20,13 @@ class Comparison:
     test: str = ""  # "paired", "Welch", "identical" (all seeds alike: nothing to test) or "" (too few seeds)
     p: float | None = None
     p_holm: float | None = None
+    reason: str = ""  # why the two cannot be compared: then all numbers are None
 
 
-def compare(arm, reference):
+def compare(arm, reference, loss):
     """Mean loss of `arm` minus that of `reference`, 95 % interval and two-sided p."""
-    result = Comparison(reference.label())
-    if arm.mean is None or reference.mean is None:
+    result = Comparison(reference.label(), reason=why_not(arm, reference, loss))
+    if result.reason or arm.mean is None or reference.mean is None:
         return result
     result.difference = arm.mean - reference.mean
     n, m = len(arm.losses), len(reference.losses)
@@ -61,16 +63,17 @@ def adjust_by_holm(comparisons):
 def compare_arms(study):
     """Fills `against` of each arm: the families of comparisons that the tables show."""
     for arm in study.arms:
+        arm.unlike = {loss: why_not(arm, study.baseline, loss) for loss in HASH}
         if arm is not study.baseline:
-            arm.against["baseline"] = compare(arm, study.baseline)
+            arm.against["baseline"] = compare(arm, study.baseline, study.loss)
         twin = same_settings_twin(study, arm)
         if twin and arm.strategy != study.baseline.strategy:
-            arm.against["same settings"] = compare(arm, twin)
+            arm.against["same settings"] = compare(arm, twin, study.loss)
     best = {id(best): best for best, _ in best_rates(study)}
     reference = next((b for b, group in best_rates(study) if study.baseline in group), None)
     for arm in best.values():
         if reference and arm is not reference:
-            arm.against["best rate"] = compare(arm, reference)
+            arm.against["best rate"] = compare(arm, reference, study.loss)
     for family in ("baseline", "same settings", "best rate"):
         adjust_by_holm([arm.against[family] for arm in study.arms if family in arm.against])
 
@@ -85,10 +88,12 @@ def same_settings_twin(study, arm):
 
 def best_rates(study):
     """(best arm, its group) where several rates were tried, and of the baseline's group: lowest mean loss, of the arms
-    without a diverged or failed run if there are such."""
+    without a diverged or failed run if there are such. A group whose arms cannot be compared has no best."""
     result = []
     for group in rate_groups(study.arms):
         if len(group) == 1 and study.baseline not in group:
+            continue
+        if any(why_not(arm, group[0], study.loss) for arm in group):
             continue
         sound = [arm for arm in group if arm.losses and not arm.count("diverged") + arm.count("failed")]
         candidates = sound or [arm for arm in group if arm.losses]

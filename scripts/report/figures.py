@@ -23,18 +23,46 @@ def curve_of(study, arm, column, axis="step", smooth=False):
     return [[fmean(x) for x, _ in stacks], *([of(y) for _, y in stacks] for of in (fmean, min, max))]
 
 
+def curve_column(study):
+    """What the figures of losses draw: nats a token of several tokenizers do not compare, bits per byte do."""
+    return "bits_per_byte" if study.loss == "bits_per_byte" else "loss"
+
+
+def reason_against(arm, column):
+    """Why a curve of the arm cannot stand beside the baseline's; "" if it can."""
+    return arm.unlike.get({"loss": "train_loss"}.get(column, column), "")
+
+
 def draw_curves(axes, study, panel, column, axis="step"):
+    left_out = {}
     for arm, _, colour, dash, marker in panel.looks():
-        x, mean, low, high = curve_of(study, arm, column, axis, smooth=column == "loss")
-        axes.plot(x, mean, color=colour, linestyle=dash, linewidth=1.5, marker="." if len(x) == 1 else None)
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        if column == "loss":
+        if reason := reason_against(arm, column):
+            left_out.setdefault(reason, []).append(arm.label(without=panel.said))
+        else:
+            x, mean, low, high = curve_of(study, arm, column, axis, smooth=column == "loss")
+            lone = "." if len(x) == 1 or column == "bits_per_byte" else None
+            axes.plot(x, mean, color=colour, linestyle=dash, linewidth=1.5, marker=lone)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        if column == "loss" and not reason_against(arm, "validation_loss"):
             x, mean, _, _ = curve_of(study, arm, "validation_loss", axis)
             axes.plot(x, mean, marker, color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5)
     ends = [line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata())]
     axes.set_xlim(0, 1.02 * max(ends, default=1))
-    if not ends:
+    if left_out:
+        said = "\n".join(f"not comparable, {reason}: {'; '.join(labels)}" for reason, labels in left_out.items())
+        axes.text(0.02, 0.02, said, fontsize=7.5, va="bottom", transform=axes.transAxes)
+    elif not ends:
         axes.text(0.5, 0.5, "not measured", ha="center", color="#666666", transform=axes.transAxes)
+
+
+def curve_name(study):
+    return "bits per byte" if study.loss == "bits_per_byte" else "loss (nats a token)"
+
+
+def curve_title(study, what):
+    if study.loss == "bits_per_byte":
+        return f"{what}: validation, in bits per byte as the tokenizers differ (mean over seeds; bands: least to greatest)"
+    return f"{what} (lines: training, mean over seeds and three bins; bands: least to greatest; marks: validation)"
 
 
 def mark_diverged(axes, study, panel, axis):
@@ -52,9 +80,10 @@ def mark_diverged(axes, study, panel, axis):
 
 def fit_losses(axes, study, panel, share):
     """Scale for the steps after `share` of a run. A healthy loss never rises far above its start: more is cut off."""
-    start, shown = [], []
-    for arm in [arm for arm in panel.arms if arm.count("completed")] or panel.arms:
-        x, _, low, high = curve_of(study, arm, "loss", smooth=True)
+    start, shown, column = [], [], curve_column(study)
+    arms = [arm for arm in panel.arms if not reason_against(arm, column)]
+    for arm in [arm for arm in arms if arm.count("completed")] or arms:
+        x, _, low, high = curve_of(study, arm, column, smooth=column == "loss")
         start += high[:1]
         shown += [value for step, *band in zip(x, low, high) for value in band if step > share * x[-1]]
     shown = [value for value in shown if value <= 1.1 * max(start)] or start
@@ -81,30 +110,28 @@ def plot_curves(study, path, subtitle, columns, draw, width=4.0, height=2.9):
 
 def plot_loss(study, path):
     def draw(axes, panel, axis):
-        draw_curves(axes, study, panel, "loss", axis)
+        draw_curves(axes, study, panel, curve_column(study), axis)
         fit_losses(axes, study, panel, share=0)
         mark_diverged(axes, study, panel, axis)
         axes.set_xlabel({"step": "optimizer step", "tokens": "tokens", "seconds": "time in steps (s)"}[axis])
-        axes.set_ylabel("loss (nats a token)")
+        axes.set_ylabel(curve_name(study))
         if axis == "tokens":
             axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
 
-    plot_curves(study, path, "loss (lines: training, mean over seeds; bands: least to greatest; marks: validation)",
-                ["step", "tokens", "seconds"], draw)
+    plot_curves(study, path, curve_title(study, "loss"), ["step", "tokens", "seconds"], draw)
 
 
 def plot_loss_zoom(study, path):
     def draw(axes, panel, axis):
-        draw_curves(axes, study, panel, "loss")
+        draw_curves(axes, study, panel, curve_column(study))
         fit_losses(axes, study, panel, share=0.5)
         axes.set_xlim(left=axes.get_xlim()[1] / 2)
         (low, top), names = axes.get_ylim(), mark_diverged(axes, study, panel, "step")
         axes.set_ylim(low, top + 1.2 * names * (top - low))
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel("loss (nats a token)")
+        axes.set_ylabel(curve_name(study))
 
-    plot_curves(study, path, "loss, last half (lines: training; bands: least to greatest; marks: validation)", ["step"],
-                draw, width=8.5, height=4.2)
+    plot_curves(study, path, curve_title(study, "loss, last half"), ["step"], draw, width=8.5, height=4.2)
 
 
 def plot_quality(study, path):
@@ -139,20 +166,29 @@ def plot_learning_rate(study, path):
                 right=max(legend_width(panels) if panels else 0, 1.3))
 
 
+def comparable_losses(study, arm):
+    """By seed; none where they cannot stand beside the baseline's."""
+    return [] if arm.unlike.get(study.loss) else list(arm.losses.values())
+
+
 def draw_sweep(axes, study, panel, groups):
-    losses = [loss for group in groups for arm in group for loss in arm.losses.values()]
+    losses = [loss for group in groups for arm in group for loss in comparable_losses(study, arm)]
     low, top, y = min(losses, default=0), robust_top(losses), 1.0
     for index, (group, (_, _, colour, dash, marker)) in enumerate(zip(groups, panel.looks())):
         shift = 1.02 ** (index - (len(groups) - 1) / 2)  # so that error bars stand side by side
-        shown = [arm for arm in group if arm.losses]
+        shown = [arm for arm in group if comparable_losses(study, arm)]
         axes.errorbar([arm.rate * shift for arm in shown], [arm.mean for arm in shown], [arm.sd or 0 for arm in shown],
                       color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.5, capsize=3)
         for arm in shown:
             seeds = list(arm.losses.values())
             axes.plot([arm.rate * shift] * len(seeds), seeds, "o", color=colour, alpha=0.45, markersize=3)
         for arm in group:
-            diverged = arm.count("diverged")
-            if diverged or (arm.mean or 0) > top:
+            diverged, reason = arm.count("diverged"), arm.unlike.get(study.loss)
+            if reason:
+                y -= 0.05
+                mark(axes, [arm.rate * shift], y, "x", f"{arm.label(without=panel.said)}: not comparable, {reason}", colour,
+                     axes.get_xaxis_transform(), before=True)
+            elif diverged or (arm.mean or 0) > top:
                 y -= 0.05
                 said = f"{diverged}/{len(arm.runs)} diverged" if diverged else f"mean {arm.mean:.2f}"
                 mark(axes, [arm.rate * shift], y, "x" if diverged else "^", f"{arm.label(without=panel.said)}: {said}",
@@ -164,23 +200,27 @@ def draw_sweep(axes, study, panel, groups):
     span = (top - low or 0.02) / (y - 0.1)
     axes.set_ylim(low - 0.06 * span, low + span)
     axes.set_xlabel("learning rate (largest of the schedule)")
-    axes.set_ylabel(f"final {study.loss_name} (nats a token)")
+    axes.set_ylabel(study.loss_axis)
     axes.set_title(panel.title, loc="left", fontsize=10)
     panel.legend(axes)
 
 
 def draw_dots(axes, study):
-    losses = [loss for arm in study.arms for loss in arm.losses.values()]
+    losses = [loss for arm in study.arms for loss in comparable_losses(study, arm)]
     low, top = min(losses, default=0), robust_top(losses)
     margin = 0.06 * (top - low or 0.02)
     axes.set_xlim(low - margin, top + margin)
     axes.set_ylim(len(study.arms) - 0.4, -0.6)
     axes.set_yticks(range(len(study.arms)), [arm.label() for arm in study.arms], fontsize=8.5)
     for y, (arm, _, colour, _, marker) in enumerate(Panel(study.arms, {}).looks()):
-        if arm.losses:
+        reason = arm.unlike.get(study.loss)
+        if arm.losses and not reason:
             axes.plot(list(arm.losses.values()), [y] * len(arm.losses), "o", color=colour, alpha=0.5, markersize=4)
             axes.errorbar(arm.mean, y, xerr=arm.sd, color=colour, marker=marker, markersize=6, capsize=3)
-        greatest = max(arm.losses.values(), default=low)
+        greatest = max(comparable_losses(study, arm), default=low)
+        if reason:
+            axes.text(0.02, y, f"not comparable: {reason}", va="center", fontsize=7.5, color=colour,
+                      transform=axes.get_yaxis_transform())
         said = [f"up to {greatest:.2f}"] * (greatest > top + margin) + [arm.troubles] * bool(arm.troubles)
         if said:
             mark(axes, [1], y, "x" if arm.troubles else ">", ", ".join(said), colour, axes.get_yaxis_transform(),
@@ -188,7 +228,7 @@ def draw_dots(axes, study):
     if study.baseline.mean is not None:
         axes.axvline(study.baseline.mean, color=colour_of(study.baseline.strategy), linewidth=0.9, linestyle=DASHES[1])
         axes.set_title(f"every arm (dashed line: baseline, {study.baseline.label()})", loc="left", fontsize=10)
-    axes.set_xlabel(f"final {study.loss_name} (nats a token)")
+    axes.set_xlabel(study.loss_axis)
 
 
 def plot_throughput(study, path):
@@ -221,7 +261,8 @@ def plot_throughput(study, path):
 
 FIGURES = {  # in the page's order, with captions: what to look at, where the data is
     "loss.png": (plot_loss, "Loss against steps, tokens and time: look at the order of the lines late in the run, "
-                 "and whether it is the same at equal time as at equal tokens. Data: curves.csv."),
+                 "and whether it is the same at equal time as at equal tokens. Each point of a line is the mean over a "
+                 "bin and its two neighbours (at the ends, one). Data: curves.csv."),
     "loss_zoom.png": (plot_loss_zoom, "The last half, with a scale of its own: differences smaller than the bands are "
                       "within the spread of the seeds. Data: curves.csv."),
     "learning_rate.png": (plot_learning_rate, "Final loss, seed by seed: compare each strategy at its own best "

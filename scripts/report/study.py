@@ -7,14 +7,18 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from comparable import choose_loss, own_reason
+
 STRATEGY, RATE = "precision.strategy", "optimizer.learning_rate"
 SHORT = {RATE: "lr", "optimizer.betas[0]": "b1", "optimizer.betas[1]": "b2", "precision.second_moment_rounding": "v",
          "precision.first_moment_rounding": "m"}  # in labels; other keys go by the last part of their path
 RUN_TEXTS = "run config_hash seed commit state reason strategy".split()
 RUN_NUMBERS = """learning_rate parameters bytes_per_parameter steps steps_done tokens seconds_per_step tokens_per_second
     train_loss validation_loss bits_per_byte edq edq_full imprecision update_to_ulp""".split()
+RUN_ADDED = "judged validation_shards text tokenizer training_shards".split()  # texts that earlier versions do not write
 CURVE_TEXTS = "run config_hash seed commit".split()
 CURVE_NUMBERS = "step tokens seconds loss validation_loss edq edq_full imprecision".split()
+CURVE_ADDED = ["bits_per_byte"]  # a number, the same
 STATES = "completed diverged failed incomplete".split()
 
 
@@ -29,6 +33,7 @@ class Arm:
     parts: dict = field(default_factory=dict)  # the settings that the label needs -> their text in it
     losses: dict = field(default_factory=dict)  # seed -> final loss, completed runs only
     against: dict = field(default_factory=dict)  # "baseline", "same settings", "best rate" -> Comparison
+    unlike: dict = field(default_factory=dict)  # kind of loss -> why it cannot be compared with the baseline's
 
     @property
     def hash(self):
@@ -79,12 +84,16 @@ class Study:
     arms: list
     baseline: Arm
     keys: list  # paths of the keys that vary
-    loss: str  # "validation_loss", or "train_loss" where nothing was evaluated
+    loss: str  # "validation_loss"; "bits_per_byte" under several tokenizers; "train_loss" where nothing was evaluated
     curves: dict  # run_key(row) -> its rows of curves.csv
 
     @property
     def loss_name(self):
         return self.loss.replace("train", "training").replace("_", " ")
+
+    @property
+    def loss_axis(self):
+        return f"final {self.loss_name}" + ("" if self.loss == "bits_per_byte" else " (nats a token)")
 
 
 def short(key):
@@ -95,8 +104,9 @@ def run_key(row):
     return row["run"], row["config_hash"], row["seed"], row["commit"]
 
 
-def read_table(path, texts, numbers):
-    """Rows as dictionaries: texts as they are, numbers as float or None where the cell is empty or not finite."""
+def read_table(path, texts, numbers, added_texts=(), added_numbers=()):
+    """Rows as dictionaries: texts as they are, numbers as float or None where the cell is empty or not finite. Columns
+    that were added since may lack: empty cells."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restval="")
@@ -108,8 +118,10 @@ def read_table(path, texts, numbers):
     for column in texts + numbers:
         if column not in columns:
             raise ReportError(f"{path}: no column {column}; write it again with `dither report RUN...`")
+    for row in rows:
+        row |= {column: row.get(column) or "" for column in [*added_texts, *added_numbers]}
     for index, row in enumerate(rows):
-        for column in numbers:
+        for column in [*numbers, *added_numbers]:
             try:
                 value = float(row[column] or "nan")
             except ValueError:
@@ -121,7 +133,7 @@ def read_table(path, texts, numbers):
 
 def read_study(directory, baseline, title):
     path = directory / "runs.csv"
-    runs = read_table(path, RUN_TEXTS, RUN_NUMBERS)
+    runs = read_table(path, RUN_TEXTS, RUN_NUMBERS, RUN_ADDED)
     if not runs:
         raise ReportError(f"{path}: no runs in it; name at least one run: `dither report RUN...`")
     by_hash, curves = defaultdict(list), {}
@@ -133,7 +145,7 @@ def read_study(directory, baseline, title):
                               "commit; give each run once")
         curves[run_key(run)] = []
         by_hash[run["config_hash"]].append(run)
-    for row in read_table(directory / "curves.csv", CURVE_TEXTS, CURVE_NUMBERS):
+    for row in read_table(directory / "curves.csv", CURVE_TEXTS, CURVE_NUMBERS, (), CURVE_ADDED):
         if run_key(row) not in curves:
             raise ReportError(f"{directory / 'curves.csv'}: run {row['run']} is not in runs.csv; write both files "
                               "again with `dither report RUN...`")
@@ -143,8 +155,10 @@ def read_study(directory, baseline, title):
     keys = [key for key in arms[0].settings if len({arm.settings[key] for arm in arms}) > 1]
     keys.sort(key=lambda key: (key != STRATEGY, not key.startswith("precision."), key == RATE))
     label_arms(arms, keys)
-    loss = "validation_loss" if any(run["validation_loss"] is not None for run in runs) else "train_loss"
+    loss = choose_loss(arms)
     for arm in arms:
+        if own_reason(arm, loss):  # no mean of what measures different things
+            continue
         by_seed = defaultdict(list)  # a seed that ran twice counts once
         for run in arm.runs:
             if run["state"] == "completed" and run[loss] is not None:

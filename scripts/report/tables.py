@@ -3,12 +3,16 @@
 import csv
 from dataclasses import dataclass
 
+from comparable import unrecorded
 from comparison import best_rates
 from study import RATE, STATES, rate_groups
 
 MEDIANS = {"edq": ".3f", "edq_full": ".3f", "imprecision": ".1f", "update_to_ulp": ".3g", "bytes_per_parameter": ".4g",
            "seconds_per_step": ".3g", "tokens_per_second": ",.0f"}
-COMPARED = "reference difference low high test p p_holm".split()
+COMPARED = "reference difference low high test p p_holm reason".split()
+
+UNRECORDED = ("What was judged is unknown for runs of an earlier version, which did not record it: that they judged the same "
+              "is taken from their settings.")
 
 
 @dataclass
@@ -30,6 +34,8 @@ def p_text(p):
 def comparison_cells(comparison):
     if comparison is None:
         return ["–"] * 4
+    if comparison.reason:
+        return ["–", f"not comparable: {comparison.reason}", "–", "–"]
     interval = "–" if comparison.low is None else f"{comparison.low:+.4f} to {comparison.high:+.4f}"
     p = "identical" if comparison.test == "identical" else p_text(comparison.p) + " W" * (comparison.test == "Welch")
     return [number(comparison.difference, "+.4f"), interval, p, p_text(comparison.p_holm)]
@@ -105,6 +111,12 @@ def facts_of(study):
              + ", ".join(f"{n} {state}" for state in STATES if (n := sum(run["state"] == state for run in runs))) + ".",
              f"Seeds: {', '.join(seeds_of(study))}. Commit: {', '.join(commits) or 'unknown'}.",
              "What varies: " + (", ".join(study.keys) or "nothing but the seed") + "."]
+    if study.loss == "bits_per_byte":
+        facts.append("The tokenizers differ, the text that was judged is the same: losses are compared in bits per byte.")
+    if any(arm.unlike.get(study.loss) for arm in study.arms):
+        facts.append("Not all arms can be compared with the baseline: the tables say why.")
+    if unrecorded(study):
+        facts.append(UNRECORDED)
     if len(commits) > 1:
         facts.append("The runs are of several commits: differences between arms may be differences between commits.")
     return facts

@@ -56,6 +56,21 @@ StepPoint step_of(const Json& event) {
   return p;
 }
 
+EvaluationPoint evaluation_of(const Json& event) {
+  EvaluationPoint p;
+  p.step = integer(event, "step");
+  p.loss = real(event, "loss");
+  p.bits_per_byte = real(event, "bits_per_byte");
+  p.targets = integer(event, "targets");
+  p.set_targets = integer(event, "set_targets");
+  p.bytes = integer(event, "bytes");
+  p.judged = text(event, "judged");
+  p.shards = text(event, "shards");
+  p.tokenizer = text(event, "tokenizer");
+  p.text = text(event, "text");
+  return p;
+}
+
 template <class Point>
 void drop_after(int64_t step, std::vector<Point>& points) {
   while (!points.empty() && points.back().step > step) points.pop_back();
@@ -84,11 +99,13 @@ void take(const Json& event, RunRecord& record) {
   if (kind == "step") {
     record.steps.push_back(step_of(event));
   } else if (kind == "evaluation") {
-    record.evaluations.push_back({integer(event, "step"), real(event, "loss"), real(event, "bits_per_byte")});
+    record.evaluations.push_back(evaluation_of(event));
   } else if (kind == "start") {
     add_commit(text(event, "commit"), record);
     record.parameters = integer(event, "parameters");
     record.bytes_per_parameter = real(event, "bytes_per_parameter");
+    record.shards = text(event, "shards");
+    record.tokenizer = text(event, "tokenizer");
   } else if (kind == "guard") {
     record.skips.push_back({integer(event, "step"), text(event, "reason"), integer(event, "skipped_in_a_row")});
   } else if (kind == "resume") {
@@ -96,6 +113,22 @@ void take(const Json& event, RunRecord& record) {
   } else if (kind == "end") {
     record.end_reason = text(event, "reason");
   }
+}
+
+std::vector<double> applied_losses(const RunRecord& record) {
+  std::vector<double> losses;
+  for (const StepPoint& step : record.steps) {
+    if (!step.skipped) losses.push_back(step.loss);
+  }
+  return losses;
+}
+
+/// The loss of random weights: of the first applied step, of a run that began at step 1. NaN for one that began at
+/// another's checkpoint, whose first loss is that of trained weights on one batch.
+double first_loss(const RunRecord& record) {
+  if (record.steps.empty() || record.steps.front().step != 1) return NAN;
+  const std::vector<double> losses = applied_losses(record);
+  return losses.empty() ? NAN : losses.front();
 }
 
 /// Whether another process of this user has the file open. Processes that cannot be looked at count as not having it.
@@ -184,19 +217,19 @@ std::string last_error(const std::string& log_path) {
 bool is_finished(const RunRecord& record) { return record.end_reason == "completed" || record.end_reason == "skipped"; }
 
 double train_loss(const RunRecord& record) {
-  const int64_t count = static_cast<int64_t>(record.steps.size());
-  const int64_t last = std::min(count, std::max<int64_t>(1, count / kFinalShare));
+  const std::vector<double> losses = applied_losses(record);
+  const size_t last = std::min(losses.size(), std::max<size_t>(1, losses.size() / kFinalShare));
   double sum = 0;
-  for (int64_t i = count - last; i < count; ++i) sum += record.steps[static_cast<size_t>(i)].loss;
+  for (size_t i = losses.size() - last; i < losses.size(); ++i) sum += losses[i];
   return last > 0 && std::isfinite(sum) ? sum / static_cast<double>(last) : NAN;
 }
 
 RunState state_of(const RunRecord& record) {
   if (record.end_reason.empty()) return record.running ? RunState::incomplete : RunState::failed;
   if (record.end_reason == "signal") return RunState::incomplete;
-  if (record.end_reason == "skipped" || record.steps.empty()) return RunState::diverged;
-  // Written so that a loss that is not a number diverges.
-  return train_loss(record) <= record.steps.front().loss ? RunState::completed : RunState::diverged;
+  if (record.end_reason == "skipped") return RunState::diverged;
+  const double loss = train_loss(record);
+  return std::isfinite(loss) && !(loss > first_loss(record)) ? RunState::completed : RunState::diverged;
 }
 
 const char* name_of(RunState state) {
@@ -229,9 +262,10 @@ std::string reason_of(const RunRecord& record) {
     const SkipPoint last = record.skips.empty() ? SkipPoint() : record.skips.back();
     return fmt::format("{} in a row skipped: {}", counted(last.in_a_row, "step"), last.reason);
   }
+  if (applied_losses(record).empty()) return "no step was applied";
   const double loss = train_loss(record);
   if (!std::isfinite(loss)) return "the final loss is not finite";
-  return fmt::format("the final loss {:.4f} is above the first step's {:.4f}", loss, record.steps.front().loss);
+  return fmt::format("the final loss {:.4f} is above the first step's {:.4f}", loss, first_loss(record));
 }
 
 }  // namespace dither

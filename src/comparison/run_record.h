@@ -32,6 +32,9 @@ struct EvaluationPoint {
   int64_t step = 0;
   double loss = NAN;
   double bits_per_byte = NAN;
+  // What was judged (docs/metrics.md): 0 and "" where an earlier version wrote the event, or where there is none.
+  int64_t targets = 0, set_targets = 0, bytes = 0;
+  std::string judged, shards, tokenizer, text;
 };
 
 /// One `guard` event: a step that was skipped.
@@ -43,7 +46,7 @@ struct SkipPoint {
 
 enum class RunState {
   completed,   // all steps done
-  diverged,    // ended by skipped steps, or its final loss is not finite or above the first step's
+  diverged,    // ended by skipped steps, or its final loss is not finite or above that of the run's first step
   failed,      // no `end` event, and no process writes its metrics any more
   incomplete,  // ended by a signal, or still running
 };
@@ -54,6 +57,7 @@ struct RunRecord {
   std::string commit;  // of the program, "a then b" where b went on with it; "" where metrics do not say
   int64_t parameters = 0;
   double bytes_per_parameter = NAN;
+  std::string shards, tokenizer;  // hashes of the training data and of its tokenizer; "" : not recorded, or none
   std::vector<StepPoint> steps;
   std::vector<EvaluationPoint> evaluations;
   std::vector<SkipPoint> skips;
@@ -101,7 +105,8 @@ std::string reason_of(const RunRecord& record);
 
 /// Whether training has come to its own end (`completed` or `skipped`), so that running it again repeats it.
 bool is_finished(const RunRecord& record);
-/// Mean loss of the last 5 % of the steps done (at least one); NaN if one of them is not finite or there is none.
+/// Mean loss of the last 5 % of the applied steps (at least one); NaN if one of them is not finite or there is none. A
+/// skipped step changed nothing: what its batch had for a loss tells nothing of the weights.
 double train_loss(const RunRecord& record);
 
 }  // namespace dither

@@ -44,7 +44,8 @@ struct Scene {
       point.step_seconds = 0.5;
       r.steps.push_back(point);
     }
-    r.evaluations.push_back({steps, 3.25, NAN});
+    r.evaluations.emplace_back().step = steps;
+    r.evaluations.back().loss = 3.25;
     runs[i].phase = phase;
     r.end_reason = end;
   }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of scripts/report and of rebuild_study.py, on CSV files made here.
+"""Tests of scripts/report, rebuild_study.py and scripts/plot_run.py, on files made here.
 
     /usr/bin/python3 tests/comparison/report_test.py
 
@@ -26,19 +26,21 @@ from matplotlib import image
 ROOT = Path(__file__).resolve().parents[2]
 REPORT, REBUILD = ROOT / "scripts/report", ROOT / "tests/comparison/rebuild_study.py"
 sys.dont_write_bytecode = True  # the source tree stays as it is
-sys.path.insert(0, str(REPORT))
+sys.path[:0] = [str(REPORT), str(ROOT / "scripts")]
+import plot_run  # noqa: E402
 from comparison import compare_arms  # noqa: E402
-from figures import plot_learning_rate, plot_loss, plot_loss_zoom  # noqa: E402
+from figures import FIGURES, plot_learning_rate, plot_loss, plot_loss_zoom  # noqa: E402
 from panels import COLOURS, MOST_LINES, panels_of, robust_top  # noqa: E402
-from study import read_study  # noqa: E402
-from tables import tables_of, write_summary_csv  # noqa: E402
+from study import CURVE_ADDED, RUN_ADDED, read_study  # noqa: E402
+from tables import UNRECORDED, facts_of, tables_of, write_summary_csv  # noqa: E402
 
 PICTURES = ["loss.png", "loss_zoom.png", "quality.png", "learning_rate.png", "throughput.png"]
 
 RUN_COLUMNS = """run folder config_hash seed commit state reason strategy learning_rate beta1 beta2 parameters
     bytes_per_parameter steps steps_done tokens seconds seconds_per_step tokens_per_second train_loss validation_loss
-    bits_per_byte edq edq_full imprecision update_to_ulp skipped_steps""".split()
-CURVE_COLUMNS = """run config_hash seed commit step tokens seconds loss validation_loss edq edq_full imprecision
+    bits_per_byte edq edq_full imprecision update_to_ulp skipped_steps judged validation_shards text tokenizer
+    training_shards""".split()
+CURVE_COLUMNS = """run config_hash seed commit step tokens seconds loss validation_loss bits_per_byte edq edq_full imprecision
     update_to_ulp gradient_norm learning_rate""".split()
 
 # 3.3 and 3.5 beside 3.0, 3.1 and 3.2: Student's density integrated by Simpson's rule, its quantile by bisection.
@@ -58,8 +60,9 @@ def number_text(value):
 
 
 def make_run(strategy, seed, final=None, *, rate=1e-3, beta2=0.95, v="nearest", state="completed", reason="", steps=400,
-             varied=("strategy", "v", "rate", "beta2"), losses=None, validation=True):
-    """A row of runs.csv and its rows of curves.csv. `final`: the final loss, else one that looks real."""
+             varied=("strategy", "v", "rate", "beta2"), losses=None, validation=True, bits=None, data=None):
+    """A row of runs.csv and its rows of curves.csv. `final`: the final loss, else one that looks real. `bits`: per byte.
+    `data`: hashes of what was judged; else the run recorded none."""
     offset, edq, edq_full, imprecision, size, pace = STRATEGIES[strategy]
     noise = random.Random(f"{strategy} {seed} {rate} {beta2} {v}")
     if final is None:
@@ -82,6 +85,7 @@ def make_run(strategy, seed, final=None, *, rate=1e-3, beta2=0.95, v="nearest", 
         rows.append({**key, "step": step, "tokens": 4096 * step, "seconds": number_text(pace * step),
                      "loss": number_text(loss),
                      "validation_loss": number_text(loss + 0.03) if validation and step % (10 * length) == 0 else "",
+                     "bits_per_byte": number_text(bits) if step % (10 * length) == 0 else "",
                      "edq": number_text(edq + 0.01 * noise.gauss(0, 1)) if measured else "",
                      "edq_full": number_text(edq_full + 0.002 * noise.gauss(0, 1)) if measured else "",
                      "imprecision": number_text(min(100, imprecision * (0.8 + 0.2 * step / steps))) if measured else "",
@@ -93,7 +97,7 @@ def make_run(strategy, seed, final=None, *, rate=1e-3, beta2=0.95, v="nearest", 
            "seconds": number_text(pace * done), "seconds_per_step": number_text(pace * (1 + 0.01 * noise.random())),
            "tokens_per_second": number_text(4096 / pace), "train_loss": number_text(final - 0.03) if good else "",
            "validation_loss": number_text(final) if good and validation and state != "diverged" else "",
-           "bits_per_byte": "", "edq": repr(edq), "edq_full": repr(edq_full), "imprecision": repr(float(imprecision)),
+           "bits_per_byte": number_text(bits), **(data or {}), "edq": repr(edq), "edq_full": repr(edq_full), "imprecision": repr(float(imprecision)),
            "update_to_ulp": "0.31", "skipped_steps": "0", **settings}
     return row, rows
 
@@ -161,6 +165,13 @@ class ReportTest(unittest.TestCase):
     def run_report(self, *arguments):
         return run_script(REPORT, self.folder, *arguments)
 
+    def figure_of(self, plot, study):
+        """What a figure shows, by drawing it and catching it before it is written."""
+        caught = []
+        with mock.patch("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: caught.append(figure)):
+            plot(study, None)
+        return caught[0].axes
+
     def assert_close(self, text, expected):
         self.assertAlmostEqual(float(text), expected, delta=1e-9 * abs(expected))
 
@@ -227,6 +238,144 @@ class Figures(ReportTest):
         self.assertEqual((table.columns[2], table.rows[0][2]), ("training loss", "3.0500"))
 
 
+def judging(judged="t1", shards="v1", text="", tokenizer="k1", training="d1"):
+    return {"data": {"judged": judged, "validation_shards": shards, "text": text, "tokenizer": tokenizer,
+                     "training_shards": training}}
+
+
+class Comparable(ReportTest):
+    """Two figures that cannot be compared are not compared."""
+    ONE, TWO = {1: 3.0, 2: 3.1}, {1: 2.0, 2: 2.1}
+
+    def two(self, one, two, **options):
+        return [make_run(strategy, seed, loss, varied=("strategy",), **options, **how)
+                for strategy, seeds, how in (("mixed", self.ONE, one), ("bf16", self.TWO, two))
+                for seed, loss in seeds.items()]
+
+    def reason(self, one, two, **options):
+        study = self.study(self.two(one, two, **options))
+        comparison = study.arms[1].against["baseline"]
+        if comparison.reason:
+            self.assertEqual((comparison.difference, comparison.p, comparison.low, comparison.test), (None, None, None, ""))
+            self.assertEqual(tables_of(study)[0].rows[1][4:8],
+                             ["–", f"not comparable: {comparison.reason}", "–", "–"])
+        return comparison.reason
+
+    # Catches: losses in nats a token of two tokenizers that are subtracted, an order by them.
+    def test_two_tokenizers_on_one_text_are_ordered_by_bits_per_byte(self):
+        runs = self.two(judging("t1", "v1", "x", "k1", "d1") | {"bits": 1.75}, judging("t2", "v2", "x", "k2", "d2") | {"bits": 1.9})
+        row = self.summary(runs)["bf16"]
+        self.assertEqual((row["loss_kind"], row["reason"]), ("bits_per_byte", ""))
+        self.assert_close(row["difference"], 0.15)  # in nats a token it would be -1: the other order
+        study = self.study(runs)
+        self.assertEqual(tables_of(study)[0].columns[2], "bits per byte")
+        self.assertTrue(any("compared in bits per byte" in fact for fact in facts_of(study)))
+        axes = self.figure_of(plot_loss, study)[0]
+        self.assertEqual(axes.get_ylabel(), "bits per byte")
+        self.assertEqual({y for line in axes.lines for y in line.get_ydata()}, {1.75, 1.9})
+
+    # Catches: a difference between figures of other data, a reason that names the wrong thing.
+    def test_what_cannot_be_compared_has_a_reason_and_no_difference(self):
+        same = judging()
+        self.assertEqual(self.reason(same, same), "")
+        self.assertEqual(self.reason(same, judging(shards="elsewhere", tokenizer="other file")), "")  # the same targets
+        self.assertEqual(self.reason(same, judging("t2", "v2", "", "k2")), "another tokenizer")
+        self.assertEqual(self.reason(same, judging("t2", "v2")), "other validation data")
+        self.assertEqual(self.reason(same, judging("t2")), "other targets of the same validation data")
+        self.assertEqual(self.reason(same, {}), "what was judged is not recorded for one of the two")
+        self.assertEqual(self.reason({}, {}), "")
+        self.assertEqual(self.reason(same, judging(training="d2"), validation=False), "other training data")
+        self.assertEqual(self.reason(same, judging(tokenizer="k2"), validation=False), "another tokenizer")
+        # One text, but bits per byte were not measured for both.
+        self.assertEqual(self.reason(judging(text="x") | {"bits": 1.0}, judging("t2", "v2", "x", "k2")), "another tokenizer")
+
+    # Catches: old runs that judged by micro-batches taken for runs that judged the same.
+    def test_runs_that_recorded_nothing_are_said_to_be_unknown_and_their_settings_decide(self):
+        runs = self.two({}, {})
+        study = self.study(runs)
+        self.assertIn(UNRECORDED, facts_of(study))
+        for row, _ in runs:
+            row["vary:batch.micro_batch_size"] = "4" if row["strategy"] == "mixed" else "8"
+        self.assertEqual(self.study(runs).arms[1].against["baseline"].reason,
+                         "what was judged is not recorded, and batch.micro_batch_size differs")
+        self.assertNotIn(UNRECORDED, facts_of(self.study(self.two(judging(), judging()))))
+
+    # Catches: a mean over seeds of which one judged other data, a best rate by losses that do not compare.
+    def test_arms_and_rates_of_mixed_data_have_no_mean_and_no_best(self):
+        runs = self.two(judging(), judging())
+        runs[3][0]["judged"] = "t9"
+        study = self.study(runs)
+        self.assertEqual((study.arms[1].mean, study.arms[1].against["baseline"].reason),
+                         (None, "its runs differ in their data"))
+        runs = [make_run("mixed", 1, loss, rate=rate, varied=("strategy", "rate"), **how) for rate, loss, how in
+                ((0.001, 3.2, judging()), (0.002, 3.0, judging("t2")))]
+        self.assertNotIn("0.002", [row[2] for row in tables_of(self.study(runs))[-1].rows])
+
+    # Catches: pictures that put beside each other what tables do not.
+    def test_pictures_leave_out_what_cannot_be_compared_and_say_so(self):
+        study = self.study(self.two(judging(), judging("t2", "v2", "", "k2", "d2")))
+        for plot in (plot_loss, plot_loss_zoom, plot_learning_rate):
+            axes = self.figure_of(plot, study)[-1 if plot is plot_learning_rate else 0]
+            self.assertIn("not comparable", " ".join(text.get_text() for text in axes.texts))
+            self.assertIn("another tokenizer", " ".join(text.get_text() for text in axes.texts))
+            shown = [y for line in axes.lines for y in (line.get_xdata() if plot is plot_learning_rate else line.get_ydata())]
+            self.assertGreater(min(shown), 2.5 if plot is not plot_learning_rate else -0.1)
+        self.assertIn("a bin and its two neighbours", FIGURES["loss.png"][1])
+
+    # Catches: files of earlier versions refused.
+    def test_csv_files_without_the_newer_columns_are_read(self):
+        write_study(self.folder, arms_of({"mixed": {1: 3.0}, "bf16": {1: 3.25}}))
+        for name, added in (("runs.csv", RUN_COLUMNS[-5:]), ("curves.csv", ["bits_per_byte"])):
+            with open(self.folder / name, newline="", encoding="utf-8") as file:
+                rows = [{key: row[key] for key in row if key not in added} for row in csv.DictReader(file)]
+            with open(self.folder / name, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        study = read_study(self.folder, None, "old")
+        compare_arms(study)
+        self.assertEqual(tables_of(study)[0].rows[1][4], "+0.2500")
+
+    # Catches: a column renamed where it is written, which would then pass for one that was not recorded.
+    def test_the_newer_columns_are_those_that_the_program_writes(self):
+        source = (ROOT / "src/comparison/tables.cpp").read_text(encoding="utf-8").replace('"\n      "', "")
+        for column in RUN_ADDED + CURVE_ADDED:
+            self.assertRegex(source, rf'[",]{column}[",\\]')
+
+
+class PlotRun(unittest.TestCase):
+    """scripts/plot_run.py: a label names what is drawn."""
+    def plotted(self, steps, evaluations=()):
+        from matplotlib.figure import Figure
+        axes = Figure().add_subplot()
+        plot_run.plot_loss(axes, steps, list(evaluations))
+        return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+    # Catches: an exponential average, a window that is centred, one longer or shorter than said, means of fewer steps.
+    def test_the_mean_of_the_last_steps_is_that(self):
+        losses = [10 / step + 0.1 * (step % 7) for step in range(1, 1001)]
+        steps = [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)]
+        x, y = self.plotted(steps)["training, mean of the last 20 steps"]
+        self.assertEqual((x[0], x[-1], len(x)), (20, 1000, 981))
+        for step in (20, 50, 1000):
+            self.assertAlmostEqual(y[x.index(step)], sum(losses[step - 20:step]) / 20, places=12)
+        self.assertIn("training, mean of the last 2 steps", self.plotted(steps[:3]))
+        self.assertEqual(list(self.plotted(steps[:1])), ["training, each step"])
+
+    def test_skipped_steps_are_no_part_of_the_mean(self):
+        steps = [{"step": step, "loss": 99.0 if step == 4 else 2.0, "skipped": step == 4} for step in range(1, 101)]
+        x, y = self.plotted(steps)["training, mean of the last 2 applied steps"]
+        self.assertEqual((set(y), 4 in x), ({2.0}, False))
+
+    def test_the_validation_says_of_how_many_targets_it_is(self):
+        steps, event = [{"step": 1, "loss": 2.0}], {"step": 1, "loss": 1.5, "bits_per_byte": 2.25, "targets": 131072}
+        self.assertIn("validation, last 1.5000 (2.250 bits a byte), of 131,072 targets of 206,117",
+                      self.plotted(steps, [event | {"set_targets": 206117}]))
+        self.assertIn("validation, last 1.5000 (2.250 bits a byte), of 131,072 targets",
+                      self.plotted(steps, [event | {"set_targets": 131072}]))
+        self.assertIn("validation, last 1.5000", self.plotted(steps, [{"step": 1, "loss": 1.5}]))
+
+
 class Arms(ReportTest):
     # Catches: parts that follow from the strategy (gradient), parts that differ nowhere (b1), a lost v.
     def test_labels_say_what_tells_arms_apart_and_no_more(self):
@@ -264,24 +413,17 @@ class Arms(ReportTest):
 
 
 class Pictures(ReportTest):
-    def axes_of(self, plot, study):
-        """What a figure shows, by drawing it and catching it before it is written."""
-        caught = []
-        with mock.patch("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: caught.append(figure)):
-            plot(study, None)
-        return caught[0].axes
-
     # Catches: infinite or huge losses that set the scale, diverged runs that silently lack.
     def test_diverged_runs_are_named_and_leave_the_scale_alone(self):
         runs = arms_of({"mixed": {1: 4.0, 2: 4.1}, "bf16": {1: 4.2}})
         runs += arms_of({"bf16": {2: 4.0}, "fp32": {1: 4.0, 2: 4.0}}, state="diverged")
         study = self.study(runs)
         for plot in (plot_loss, plot_loss_zoom, plot_learning_rate):
-            axes = self.axes_of(plot, study)[0]
+            axes = self.figure_of(plot, study)[0]
             texts = " ".join(text.get_text() for text in axes.texts)
             self.assertIn("2/2 diverged" if plot is not plot_learning_rate else "2 diverged", texts)
             self.assertLess(max(axes.get_ylim()), 13)
-        low, top = self.axes_of(plot_loss, self.study(runs[-2:]))[0].get_ylim()  # nothing but diverged runs
+        low, top = self.figure_of(plot_loss, self.study(runs[-2:]))[0].get_ylim()  # nothing but diverged runs
         self.assertTrue(low < 8 and 10 < top < 13, f"{low} to {top}")
 
     # Catches: more lines in a panel than can be told apart, an arm left out when arms are spread, one colour for two.

@@ -25,13 +25,15 @@ RunRecord record_of(const TemporaryFolder& place, const std::string& metrics) {
 TEST_CASE("a run is read from its config and its metrics") {
   const TemporaryFolder place;
   const RunRecord r =
-      record_of(place, R"({"event":"start","name":"a","parameters":1000,"commit":"abc","bytes_per_parameter":8.0})"
+      record_of(place, R"({"event":"start","name":"a","parameters":1000,"commit":"abc","shards":"d",)"
+                       R"("tokenizer":"k","bytes_per_parameter":8.0})"
                        "\n" +
                            step_event(1, "4.0", std::string(kMeasures) + R"(,"update_to_ulp":3.0)") +
                            step_event(2, "null", kMeasures) + step_event(3, "2.5", R"(,"skipped":true)") +
                            R"({"event":"sample","step":3,"text":"event"})"
                            "\n" +
-                           R"({"event":"evaluation","step":3,"loss":3.5,"bits_per_byte":null})"
+                           R"({"event":"evaluation","step":3,"loss":3.5,"bits_per_byte":null,"targets":90,)"
+                           R"("set_targets":100,"bytes":300,"judged":"j","shards":"s","tokenizer":"k","text":"t"})"
                            "\n" +
                            step_event(4, "1.5").substr(0, 60));
   REQUIRE(r.config.steps == 40);
@@ -49,6 +51,10 @@ TEST_CASE("a run is read from its config and its metrics") {
   REQUIRE((r.steps[2].skipped && !r.steps[2].measured && std::isnan(r.steps[2].edq)));
   REQUIRE(r.evaluations.size() == 1);
   REQUIRE((r.evaluations[0].step == 3 && r.evaluations[0].loss == 3.5 && std::isnan(r.evaluations[0].bits_per_byte)));
+  const EvaluationPoint& e = r.evaluations[0];
+  REQUIRE((e.targets == 90 && e.set_targets == 100 && e.bytes == 300));
+  REQUIRE((e.judged == "j" && e.shards == "s" && e.tokenizer == "k" && e.text == "t"));
+  REQUIRE((r.shards == "d" && r.tokenizer == "k"));
   REQUIRE(r.end_reason.empty());
 }
 
@@ -177,6 +183,36 @@ TEST_CASE("the state of a run and its reason follow from how it ended") {
   REQUIRE(reason_of(r) == ending.reason);
   REQUIRE(is_finished(r) ==
           (ending.end.find("completed") != std::string::npos || ending.end == guard + end_event(40, "skipped")));
+}
+
+// Catches: a branch from a late checkpoint judged by its own first batch, a skipped step's loss in the final mean or as
+// the first one, a run without any applied step called completed.
+TEST_CASE("a run diverges by the losses of its applied steps, and by its first step only if it began at step 1") {
+  const auto losses = [](int first, int last, const char* loss) {
+    std::string metrics;
+    for (int step = first; step <= last; ++step) metrics += step_event(step, loss);
+    return metrics;
+  };
+  const std::string skipped = R"(,"skipped":true)", end = end_event(40, "completed");
+  const TemporaryFolder place;
+  const auto state = [&place](const std::string& metrics) { return state_of(record_of(place, metrics)); };
+  const std::string branch = step_event(21, "2.0") + losses(22, 40, "2.5") + end;
+  REQUIRE(state(R"({"event":"resume","step":20})"
+                "\n" +
+                branch) == RunState::completed);
+  REQUIRE(state(step_event(1, "2.0") + losses(2, 40, "2.5") + end) == RunState::diverged);
+  REQUIRE(state(step_event(21, "2.0") + losses(22, 40, "null") + end) == RunState::diverged);
+
+  const std::string course = step_event(1, "4.0") + losses(2, 39, "2.0");
+  REQUIRE(state(course + step_event(40, "null", skipped) + end) == RunState::completed);
+  REQUIRE(state(course + step_event(40, "99.0", skipped) + end) == RunState::completed);
+  REQUIRE(train_loss(record_of(place, course + step_event(40, "99.0", skipped) + end)) == 2);
+  REQUIRE(state(course + step_event(40, "99.0") + end) == RunState::diverged);
+  REQUIRE(state(step_event(1, "null", skipped) + losses(2, 40, "2.0") + end) == RunState::completed);
+  REQUIRE(state(step_event(1, "9.0", skipped) + step_event(2, "1.0") + losses(3, 40, "2.0") + end) ==
+          RunState::diverged);
+  REQUIRE(reason_of(record_of(place, step_event(1, "1.0", skipped) + end_event(1, "completed"))) ==
+          "no step was applied");
 }
 
 // Catches: a reason looked for in another run's log, the cures of an error taken for the error, a running run called

@@ -21,7 +21,7 @@ std::vector<std::string> lines_of(const std::string& text) {
 /// 40 steps with losses 7.875, 7.75, ... 3.0; step 40 takes 1.25 s, all others 0.25 s; measured every 10 steps.
 std::string forty_steps() {
   std::string metrics =
-      R"({"event":"start","name":"a","parameters":1000,"commit":"abc,\"d\"","bytes_per_parameter":8.0})"
+      R"({"event":"start","name":"a","parameters":1000,"commit":"abc,\"d\"","shards":"d","tokenizer":"k","bytes_per_parameter":8.0})"
       "\n";
   const char* const measures[] = {"0.125", "0.25", "0.5", "0.75"};
   for (int step = 1; step <= 40; ++step) {
@@ -39,7 +39,8 @@ std::string forty_steps() {
                  "\n";
   }
   return metrics +
-         R"({"event":"evaluation","step":40,"loss":3.25,"bits_per_byte":null})"
+         R"({"event":"evaluation","step":40,"loss":3.25,"bits_per_byte":null,"targets":90,"set_targets":100,"bytes":300,)"
+         R"("judged":"j","shards":"s","tokenizer":"k","text":"t"})"
          "\n" +
          end_event(40, "completed");
 }
@@ -58,15 +59,17 @@ TEST_CASE("runs.csv has one row a run with the figures of its whole course") {
   REQUIRE(lines[0] ==
           "run,folder,config_hash,seed,commit,state,reason,strategy,learning_rate,beta1,beta2,parameters,"
           "bytes_per_parameter,steps,steps_done,tokens,seconds,seconds_per_step,tokens_per_second,train_loss,"
-          "validation_loss,bits_per_byte,edq,edq_full,imprecision,update_to_ulp,skipped_steps,vary:optimizer.betas");
+          "validation_loss,bits_per_byte,edq,edq_full,imprecision,update_to_ulp,skipped_steps,validation_targets,"
+          "validation_set_targets,validation_bytes,judged,validation_shards,text,tokenizer,training_shards,vary:"
+          "optimizer.betas");
   const std::string last_vary = differing_keys({a.config, b.config}).back().values[0];
   REQUIRE(last_vary == "[0.9,0.95]");
   // Train loss: steps 39 and 40, (3.125 + 3.0) / 2. EDQ: steps 30 and 40. Seconds: 39 * 0.25 + 1.25.
   REQUIRE(lines[1] == "a," + place / "a" + "," + config_hash(a.config) +
                           ",1337,\"abc,\"\"d\"\"\",completed,,bf16_sr,0.0006,0.9,0.95,1000,8,40,40,5120,11,0.25,512,"
-                          "3.0625,3.25,,0.625,1,0.625,2,1,\"[0.9,0.95]\"");
+                          "3.0625,3.25,,0.625,1,0.625,2,1,90,100,300,j,s,t,k,d,\"[0.9,0.95]\"");
   REQUIRE(lines[2] == "b," + place / "b" + "," + config_hash(b.config) +
-                          ",2,,failed,killed after step 0 of 40,bf16_sr,0.0006,0.9,0.999,,,40,0,0,0,,,,,,,,,,0,"
+                          ",2,,failed,killed after step 0 of 40,bf16_sr,0.0006,0.9,0.999,,,40,0,0,0,,,,,,,,,,0,,,,,,,,,"
                           "\"[0.9,0.999]\"");
 }
 
@@ -97,10 +100,13 @@ TEST_CASE("curves.csv has bins that end at their step") {
   const std::string start = "a," + config_hash(a.config) + ",1337,,";
   REQUIRE(lines_of(curves_csv({a}, 100)) ==
           std::vector<std::string>{
-              "run,config_hash,seed,commit,step,tokens,seconds,loss,validation_loss,edq,edq_full,imprecision,"
-              "update_to_ulp,gradient_norm,learning_rate",
-              start + "2,256,0.5,6,,0.5,1,25,,2,0.5", start + "4,512,1,,7,,,,,2,0.5",
-              start + "5,640,1.25,1,,0.5,1,25,,2,0.5"});
+              "run,config_hash,seed,commit,step,tokens,seconds,loss,validation_loss,bits_per_byte,edq,edq_full,"
+              "imprecision,update_to_ulp,gradient_norm,learning_rate",
+              start + "2,256,0.5,6,,,0.5,1,25,,2,0.5", start + "4,512,1,,7,1,,,,,2,0.5",
+              start + "5,640,1.25,1,,,0.5,1,25,,2,0.5"});
+  // A skipped step is no part of its bin's means.
+  make_run(place / "b", config_text("b", 200), step_event(1, "8.0") + step_event(2, "99.0", R"(,"skipped":true)"));
+  REQUIRE(has(lines_of(curves_csv({read_run(place / "b")}, 100))[1], ",2,256,0.5,8,"));
 }
 
 // Catches: 101 bins, a bin length of 0, bins of the steps done where those of the config make runs comparable.
