@@ -13,7 +13,7 @@ import math
 import sys
 from pathlib import Path
 
-SMOOTHING_SHARE = 0.02  # the moving average spans this share of the run: noise goes, the course stays
+SMOOTHING_SHARE = 0.02  # the mean is over this share of the steps: noise goes, the course stays
 INK, FAINT, ACCENT, SECOND = "#1f3b57", "#b9c6d3", "#c8502d", "#3f8f6b"
 
 
@@ -70,14 +70,18 @@ def series(events, field):
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def smoothed(values, span):
-    """Exponential moving average with a mean age of `span`, without the pull of its start."""
-    keep, average, weight, result = 1 - 1 / span, 0.0, 0.0, []
-    for value in values:
-        average = keep * average + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        result.append(average / weight)
-    return result
+def trailing_means(values, span):
+    """For each value but the first span - 1: the mean of the last `span` values, itself included."""
+    return [math.fsum(values[end - span:end]) / span for end in range(span, len(values) + 1)]
+
+
+def validation_label(evaluation):
+    """What the last evaluation says: loss, bits per byte, and of how many targets."""
+    label = f"validation, last {evaluation['loss']:.4f}"
+    bits, targets, whole = (evaluation.get(field) for field in ("bits_per_byte", "targets", "set_targets"))
+    label += f" ({bits:.3f} bits a byte)" if isinstance(bits, (int, float)) else ""
+    label += f", of {targets:,} targets" if isinstance(targets, int) else ""
+    return label + (f" of {whole:,}" if isinstance(whole, int) and whole > (targets or 0) else "")
 
 
 def title_of(events, config):
@@ -114,17 +118,21 @@ def plot(events, config, output):
 def plot_loss(axes, steps, evaluations):
     x, y = series(steps, "loss")
     axes.plot(x, y, color=FAINT, linewidth=0.8, label="training, each step")
-    span = max(2, round(SMOOTHING_SHARE * len(y)))
-    axes.plot(x, smoothed(y, span), color=INK, label=f"training, mean over about {span} steps")
-    x_validation, y_validation = series(evaluations, "loss")
-    if y_validation:
-        bits = evaluations[-1].get("bits_per_byte")
-        last = f"validation, last {y_validation[-1]:.4f}"
-        last += f" ({bits:.3f} bits a byte)" if isinstance(bits, (int, float)) else ""
-        axes.plot(x_validation, y_validation, "o-", color=ACCENT, markersize=4, linewidth=1, label=last)
+    applied = [event for event in steps if not event.get("skipped")]
+    x_mean, y_mean = series(applied, "loss")
+    span = min(max(2, round(SMOOTHING_SHARE * len(y_mean))), len(y_mean))
+    if span > 1:
+        kind = "steps" if len(applied) == len(steps) else "applied steps"
+        axes.plot(x_mean[span - 1:], trailing_means(y_mean, span), color=INK,
+                  label=f"training, mean of the last {span} {kind}")
+    finite = [event for event in evaluations if isinstance(event.get("loss"), (int, float))]
+    x_validation, y_validation = series(finite, "loss")
+    if finite:
+        axes.plot(x_validation, y_validation, "o-", color=ACCENT, markersize=4, linewidth=1,
+                  label=validation_label(finite[-1]))
     skipped = [event["step"] for event in steps if event.get("skipped")]
     if skipped:
-        axes.plot(skipped, [min(y + y_validation)] * len(skipped), "x", color="black", label="skipped step")
+        axes.plot(skipped, [min(y + y_validation, default=0)] * len(skipped), "x", color="black", label="skipped step")
     axes.set_ylabel("loss (nats a token)")
     axes.legend(frameon=False)
 
