@@ -17,7 +17,8 @@ struct StepScalars {
   uint32_t micro_batch = 0;    // global index, within the step, of this rank's micro-batch
   uint32_t round = 0;          // that of the first one whose gradient this rank's sums add in this round
   uint32_t micro_batches = 1;  // of the whole step, over all ranks: the draw behind all of theirs
-  float loss_scale = 1;        // 1/N: targets that count in the whole global step
+  float loss_scale = 1;        // 1/N rounded, of gradients
+  int64_t targets = 1;         // N: targets that count in the whole global step
   double largest_norm = 0;     // gradient clip; 0 = no clipping
   double loss_limit = 0;       // a loss above it skips the update; Inf = never
   double norm_limit = 0;       // the same for the gradient norm
@@ -33,6 +34,12 @@ struct StepScalars {
   double gradient_norm = 0;    // before clipping
   float clip_factor = 1;
   int32_t apply = 1;  // 0: skip this update
+
+  /// N targets count: of `targets` the loss is a mean in FP64, of `loss_scale` gradients are multiples.
+  void set_targets(int64_t N) {
+    targets = N;
+    loss_scale = static_cast<float>(1.0 / static_cast<double>(N));
+  }
 };
 
 }  // namespace dither

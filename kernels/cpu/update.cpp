@@ -104,7 +104,7 @@ void CpuBackend::squared_norm(const SquaredNorm& op, Stream) {
 void CpuBackend::decide_step(const DecideStep& op, Stream) {
   op.check();
   StepScalars& s = *op.scalars;
-  s.loss = s.loss_sum.value() * double{s.loss_scale};
+  s.loss = s.loss_sum.value() / static_cast<double>(s.targets);
   s.gradient_norm = std::sqrt(s.squared_norm.value());
   const bool finite = std::isfinite(s.loss) && std::isfinite(s.gradient_norm);
   const bool clips = s.largest_norm > 0 && s.gradient_norm > s.largest_norm;  // false for NaN

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(cuda::kFlatThreads) squared_norm_kernel(const 
 
 __global__ void decide_step_kernel(const DecideStep op) {
   StepScalars& s = *op.scalars;
-  s.loss = s.loss_sum.value() * static_cast<double>(s.loss_scale);
+  s.loss = s.loss_sum.value() / static_cast<double>(s.targets);
   s.gradient_norm = sqrt(s.squared_norm.value());
   const double infinity = std::bit_cast<double>(uint64_t{0x7FF0000000000000ull});
   const bool finite = s.loss > -infinity && s.loss < infinity && s.gradient_norm < infinity;  // false for NaN

@@ -70,7 +70,7 @@ struct SquaredNorm {
 };
 
 /// Forms loss, gradient_norm, clip_factor and apply from the sums in `scalars`:
-///   loss = loss_sum * loss_scale     norm = sqrt(squared_norm)     clip = min(1, largest_norm / norm)
+///   loss = loss_sum / targets in FP64     norm = sqrt(squared_norm)     clip = min(1, largest_norm / norm)
 ///   apply = both finite, loss <= loss_limit, norm <= norm_limit
 struct DecideStep {
   StepScalars* scalars;

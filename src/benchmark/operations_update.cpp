@@ -14,7 +14,7 @@ StepScalars* scalars_of(const Shapes& s, CaseMemory& m) {
   scalars.learning_rate = 1e-4f;
   scalars.bias1 = scalars.bias2 = 0.5f;
   scalars.step = 1;
-  scalars.loss_scale = 1.0f / static_cast<float>(s.config.batch.tokens_per_step);
+  scalars.set_targets(s.config.batch.tokens_per_step);
   scalars.largest_norm = s.config.optimizer.gradient_clip;
   scalars.loss_limit = scalars.norm_limit = std::numeric_limits<double>::infinity();
   return m.from_host(std::vector<StepScalars>{scalars});

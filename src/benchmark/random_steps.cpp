@@ -28,7 +28,7 @@ StepSeconds RandomSteps::step(bool apart) {
   s.bias1 = static_cast<float>(1 - std::pow(config.optimizer.betas[0], step_));
   s.bias2 = static_cast<float>(1 - std::pow(config.optimizer.betas[1], step_));
   s.step = step_;
-  s.loss_scale = 1.0f / static_cast<float>(config.batch.tokens_per_step);
+  s.set_targets(config.batch.tokens_per_step);
   s.largest_norm = config.optimizer.gradient_clip;
   s.loss_limit = s.norm_limit = std::numeric_limits<double>::infinity();
   StepSeconds seconds;

@@ -85,7 +85,7 @@ StepScalars Trainer::scalars_of(int64_t step) const {
     throw Error("step " + std::to_string(step) + ": no target of its " + std::to_string(engine_.samples_per_step()) +
                 " samples counts: data.ignore_token hides all of them");
   }
-  s.loss_scale = static_cast<float>(1.0 / static_cast<double>(targets));
+  s.set_targets(targets);
   s.largest_norm = config.optimizer.gradient_clip;
   guards_.set_limits(s);
   return s;

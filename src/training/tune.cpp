@@ -33,7 +33,7 @@ std::string tune(const Config& config) {
   const std::vector<int32_t> tokens = random_tokens(B * T, config, 0), targets = random_tokens(B * T, config, 1);
   StepScalars scalars;
   scalars.step = 1;
-  scalars.loss_scale = 1.0f / static_cast<float>(B * T);
+  scalars.set_targets(B * T);
   scalars.loss_limit = scalars.norm_limit = INFINITY;
   engine.begin_step(scalars, false);
   for (int64_t round = 0; round < std::min<int64_t>(2, engine.rounds()); ++round) {  // the first is formed anew

@@ -409,7 +409,7 @@ OPERATION_TEST(decide_step, "loss, norm, clip factor and the decision follow fro
                            Row{12, NAN, 1, kInf, kInf, 3, NAN, 1.0f, 0},     // gradient not finite
                            Row{12, 0x1p-80, 1, kInf, kInf, 3, 0x1p-40, 1, 1});
   StepScalars s;
-  s.loss_scale = 0.25f;
+  s.set_targets(4);
   s.largest_norm = row.largest;
   s.loss_limit = row.loss_limit;
   s.norm_limit = row.norm_limit;
@@ -423,10 +423,22 @@ OPERATION_TEST(decide_step, "loss, norm, clip factor and the decision follow fro
   REQUIRE(s.clip_factor == row.clip);
   REQUIRE(s.apply == row.apply);
 
-  s.loss_scale = static_cast<float>(kInf);  // 1/N of a step without targets: no limit stops an infinite loss but this
+  s.targets = 0;  // no limit stops an infinite loss but this
   s.loss_limit = kInf;
   test_backend(1)->decide_step({.scalars = &s}, {});
   REQUIRE(s.apply == 0);
+}
+
+// Catches: a mean by a reciprocal that was rounded to FP32 (6e-8 off), or to FP64.
+OPERATION_TEST(decide_step, "the logged loss is the sum of losses over the number of targets, rounded once") {
+  const int64_t targets = GENERATE(3, 49, 4097, 524287);
+  StepScalars s;
+  s.set_targets(targets);
+  s.loss_limit = s.norm_limit = kInf;
+  s.loss_sum.add(static_cast<double>(targets) * 2.75);  // exact: few bits
+  test_backend(1)->decide_step({.scalars = &s}, {});
+  REQUIRE(s.loss == 2.75);
+  REQUIRE(s.loss_scale == static_cast<float>(1.0 / static_cast<double>(targets)));
 }
 
 }  // namespace dither
