@@ -20,8 +20,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kFinalShare =
-    20;  // the final loss is that of the last 1/20 of the steps: the noise of a step is gone
+constexpr size_t kFinalShare = 20;  // the final loss is that of the last 1/20 of the steps: the noise of a step is gone
 
 double real(const Json& event, const char* field) {
   const auto found = event.find(field);
@@ -115,20 +114,18 @@ void take(const Json& event, RunRecord& record) {
   }
 }
 
-std::vector<double> applied_losses(const RunRecord& record) {
-  std::vector<double> losses;
-  for (const StepPoint& step : record.steps) {
-    if (!step.skipped) losses.push_back(step.loss);
-  }
-  return losses;
+/// The first step that changed the weights; null if none did.
+const StepPoint* first_applied(const RunRecord& record) {
+  const auto found =
+      std::find_if(record.steps.begin(), record.steps.end(), [](const StepPoint& s) { return !s.skipped; });
+  return found == record.steps.end() ? nullptr : &*found;
 }
 
 /// The loss of random weights: of the first applied step, of a run that began at step 1. NaN for one that began at
 /// another's checkpoint, whose first loss is that of trained weights on one batch.
 double first_loss(const RunRecord& record) {
-  if (record.steps.empty() || record.steps.front().step != 1) return NAN;
-  const std::vector<double> losses = applied_losses(record);
-  return losses.empty() ? NAN : losses.front();
+  const StepPoint* first = first_applied(record);
+  return first != nullptr && record.steps.front().step == 1 ? first->loss : NAN;
 }
 
 /// Whether another process of this user has the file open. Processes that cannot be looked at count as not having it.
@@ -217,11 +214,15 @@ std::string last_error(const std::string& log_path) {
 bool is_finished(const RunRecord& record) { return record.end_reason == "completed" || record.end_reason == "skipped"; }
 
 double train_loss(const RunRecord& record) {
-  const std::vector<double> losses = applied_losses(record);
-  const size_t last = std::min(losses.size(), std::max<size_t>(1, losses.size() / kFinalShare));
+  const size_t done = record.steps.size(), last = std::max<size_t>(1, done / kFinalShare);
   double sum = 0;
-  for (size_t i = losses.size() - last; i < losses.size(); ++i) sum += losses[i];
-  return last > 0 && std::isfinite(sum) ? sum / static_cast<double>(last) : NAN;
+  int64_t applied = 0;
+  for (size_t i = done; i > 0 && (done - i < last || applied == 0); --i) {
+    if (record.steps[i - 1].skipped) continue;
+    sum += record.steps[i - 1].loss;
+    ++applied;
+  }
+  return applied > 0 && std::isfinite(sum) ? sum / static_cast<double>(applied) : NAN;
 }
 
 RunState state_of(const RunRecord& record) {
@@ -262,7 +263,7 @@ std::string reason_of(const RunRecord& record) {
     const SkipPoint last = record.skips.empty() ? SkipPoint() : record.skips.back();
     return fmt::format("{} in a row skipped: {}", counted(last.in_a_row, "step"), last.reason);
   }
-  if (applied_losses(record).empty()) return "no step was applied";
+  if (first_applied(record) == nullptr) return "no step was applied";
   const double loss = train_loss(record);
   if (!std::isfinite(loss)) return "the final loss is not finite";
   return fmt::format("the final loss {:.4f} is above the first step's {:.4f}", loss, first_loss(record));

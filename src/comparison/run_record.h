@@ -105,8 +105,9 @@ std::string reason_of(const RunRecord& record);
 
 /// Whether training has come to its own end (`completed` or `skipped`), so that running it again repeats it.
 bool is_finished(const RunRecord& record);
-/// Mean loss of the last 5 % of the applied steps (at least one); NaN if one of them is not finite or there is none. A
-/// skipped step changed nothing: what its batch had for a loss tells nothing of the weights.
+/// Mean loss of the applied steps among the last 5 % of the steps done; of the last applied step if none is among them.
+/// NaN if one of them is not finite or no step was applied. A skipped step changed nothing: what its batch had for a
+/// loss tells nothing of the weights.
 double train_loss(const RunRecord& record);
 
 }  // namespace dither
