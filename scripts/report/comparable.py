@@ -40,8 +40,10 @@ def why_not(arm, other, loss):
         return by_settings(arm, other, loss) if all(unknown) else "what was judged is not recorded for one of the two"
     if mine == theirs:
         return ""
-    if known(arm, "tokenizer", loss) != known(other, "tokenizer", loss):
-        return "another tokenizer"
+    tokenizers, texts = (known(arm, column, loss) | known(other, column, loss) for column in ("tokenizer", "text"))
+    if len(tokenizers) > 1:
+        partly = loss == "validation_loss" and "" not in tokenizers and "" in texts
+        return "another tokenizer" + " (evaluation.tokens 0 would allow bits per byte)" * partly
     if loss == "train_loss":
         return "other training data"
     if known(arm, "validation_shards", loss) != known(other, "validation_shards", loss):

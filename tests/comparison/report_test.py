@@ -279,7 +279,10 @@ class Comparable(ReportTest):
         same = judging()
         self.assertEqual(self.reason(same, same), "")
         self.assertEqual(self.reason(same, judging(shards="elsewhere", tokenizer="other file")), "")  # the same targets
-        self.assertEqual(self.reason(same, judging("t2", "v2", "", "k2")), "another tokenizer")
+        self.assertEqual(self.reason(same, judging("t2", "v2", "", "k2")),
+                         "another tokenizer (evaluation.tokens 0 would allow bits per byte)")
+        self.assertEqual(self.reason(judging(text="x"), judging("t2", "v2", "y", "k2")), "another tokenizer")
+        self.assertEqual(self.reason(same, judging("t2", "v2", "", "")), "another tokenizer")
         self.assertEqual(self.reason(same, judging("t2", "v2")), "other validation data")
         self.assertEqual(self.reason(same, judging("t2")), "other targets of the same validation data")
         self.assertEqual(self.reason(same, {}), "what was judged is not recorded for one of the two")
