@@ -376,8 +376,9 @@ TEST_CASE("what an earlier version stored with evaluation.batches is evaluated, 
   place.copy_killed("whole", "a", 4);
   fs::copy(place.folder("whole") + "/weights.safetensors", place.folder("a") + "/weights.safetensors");
   const auto with_old_key = [](std::string text) {
-    for (const std::string quote : {"\"", "\\\""}) {
-      std::string now = quote + "tokens" + quote + ": 131072", then = quote + "batches" + quote + ": 3";
+    for (const auto& [quote, colon] : std::vector<std::pair<std::string, std::string>>{
+             {"\"", ": "}, {"\\\"", ": "}, {"\"", ":"}}) {  // config.json, in a text of weights, in a manifest
+      std::string now = quote + "tokens" + quote + colon + "131072", then = quote + "batches" + quote + colon + "3";
       then.resize(now.size(), ' ');  // so that no header changes its length
       for (size_t at; (at = text.find(now)) != std::string::npos;) text.replace(at, now.size(), then);
     }
