@@ -55,7 +55,6 @@ TEST_CASE("a bad shard is refused by name, for training and for validation") {
       {"version", wrong_version, {"version 2", "version 1"}},
       {"width", wrong_width, {"longer than its header says", "100 tokens of 2 bytes"}},
       {"vocabulary", shard_bytes(beyond), {"token 257", "position 15000", "model.vocabulary"}},
-      {"short", tokens(32), {"shorter than one sequence", "32 tokens", "33", "model.sequence_length"}},
   };
   const Workplace place;
   write_file(place / "good.bin", tokens(200));
@@ -69,6 +68,14 @@ TEST_CASE("a bad shard is refused by name, for training and for validation") {
     require_refusal(place, {"train", "train.json"}, says);
     require_refusal(place, {"train", "val.json"}, says);
   }
+  // Training needs a whole window, validation a target.
+  write_file(place / "short.bin", tokens(32));
+  place.write_config("train.json", R"({"data": {"train": "short.bin", "validation": ""}})");
+  require_refusal(place, {"train", "train.json"},
+                  {"short.bin", "shorter than one sequence", "32 tokens", "33", "model.sequence_length"});
+  write_file(place / "single.bin", tokens(1));
+  place.write_config("val.json", R"({"data": {"train": "good.bin", "validation": "single.bin"}})");
+  require_refusal(place, {"train", "val.json"}, {"single.bin", "nothing to judge"});
   for (const std::string missing : {"missing.bin", "missing_*.bin", "nowhere/train.bin"}) {
     place.write_config("train.json", R"({"data": {"train": ")" + missing + R"("}})");
     require_refusal(place, {"train", "train.json"}, {missing, "no file matches", "dither tokenize"});
