@@ -1,8 +1,9 @@
 """Whether final losses of two arms measure the same thing; if not, why not.
 
-A loss in nats a token compares where the same targets were judged (same hash `judged`). Bits per byte also compare where
-the same text was judged by other tokens (same hash `text`). Training losses compare where the same data was trained on.
-Runs of earlier versions recorded no hashes: there the settings decide, and a known run does not compare with them.
+A loss in nats a token compares where the same targets were judged (same hash `judged`). Bits per byte also compare
+where the same text was judged by other tokens (same hash `text`). Training losses compare where the same data was
+trained on. Runs of earlier versions recorded no hashes: there the settings decide, and a known run does not compare
+with them.
 """
 
 # Settings by which runs of earlier versions came to judge other targets.

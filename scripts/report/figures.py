@@ -61,7 +61,7 @@ def curve_name(study):
 
 def curve_title(study, what):
     if study.loss == "bits_per_byte":
-        return f"{what}: validation, in bits per byte as the tokenizers differ (mean over seeds; bands: least to greatest)"
+        return f"{what}: validation, in bits per byte as the tokens differ (mean over seeds; bands: least to greatest)"
     return f"{what} (lines: training, mean over seeds and three bins; bands: least to greatest; marks: validation)"
 
 
@@ -186,8 +186,8 @@ def draw_sweep(axes, study, panel, groups):
             diverged, reason = arm.count("diverged"), arm.unlike.get(study.loss)
             if reason:
                 y -= 0.05
-                mark(axes, [arm.rate * shift], y, "x", f"{arm.label(without=panel.said)}: not comparable, {reason}", colour,
-                     axes.get_xaxis_transform(), before=True)
+                said = f"{arm.label(without=panel.said)}: not comparable, {reason}"
+                mark(axes, [arm.rate * shift], y, "x", said, colour, axes.get_xaxis_transform(), before=True)
             elif diverged or (arm.mean or 0) > top:
                 y -= 0.05
                 said = f"{diverged}/{len(arm.runs)} diverged" if diverged else f"mean {arm.mean:.2f}"

@@ -28,8 +28,8 @@ GLOSSARY = {
     "sd, interval, p": "sd is the spread over seeds (n - 1). The interval holds the true difference in 95 % of such "
                        "studies. With three seeds only large differences can be told from chance: a large p is no "
                        "proof of equality.",
-    "diverged": "The final loss is not finite, or above the first step's in a run that began at step 1, or too many steps "
-                "in a row were skipped. Losses of skipped steps do not count.",
+    "diverged": "The final loss is not finite, or above the first step's in a run that began at step 1, or too many "
+                "steps in a row were skipped. Losses of skipped steps do not count.",
     "not comparable": "Another tokenizer, other validation data or other targets: the two losses measure different "
                       "things, so there is no difference to show. Where the judged text is the same, bits per byte are "
                       "compared instead.",

@@ -15,7 +15,7 @@ SHORT = {RATE: "lr", "optimizer.betas[0]": "b1", "optimizer.betas[1]": "b2", "pr
 RUN_TEXTS = "run config_hash seed commit state reason strategy".split()
 RUN_NUMBERS = """learning_rate parameters bytes_per_parameter steps steps_done tokens seconds_per_step tokens_per_second
     train_loss validation_loss bits_per_byte edq edq_full imprecision update_to_ulp""".split()
-RUN_ADDED = "judged validation_shards text tokenizer training_shards".split()  # texts that earlier versions do not write
+RUN_ADDED = "judged validation_shards text tokenizer training_shards".split()  # texts, not written by earlier versions
 CURVE_TEXTS = "run config_hash seed commit".split()
 CURVE_NUMBERS = "step tokens seconds loss validation_loss edq edq_full imprecision".split()
 CURVE_ADDED = ["bits_per_byte"]  # a number, the same

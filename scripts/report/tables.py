@@ -11,8 +11,8 @@ MEDIANS = {"edq": ".3f", "edq_full": ".3f", "imprecision": ".1f", "update_to_ulp
            "seconds_per_step": ".3g", "tokens_per_second": ",.0f"}
 COMPARED = "reference difference low high test p p_holm reason".split()
 
-UNRECORDED = ("What was judged is unknown for runs of an earlier version, which did not record it: that they judged the same "
-              "is taken from their settings.")
+UNRECORDED = ("What was judged is unknown for runs of an earlier version, which did not record it: that they judged "
+              "the same is taken from their settings.")
 
 
 @dataclass
@@ -112,7 +112,7 @@ def facts_of(study):
              f"Seeds: {', '.join(seeds_of(study))}. Commit: {', '.join(commits) or 'unknown'}.",
              "What varies: " + (", ".join(study.keys) or "nothing but the seed") + "."]
     if study.loss == "bits_per_byte":
-        facts.append("The tokenizers differ, the text that was judged is the same: losses are compared in bits per byte.")
+        facts.append("The arms were judged by other tokens of the same text: losses are compared in bits per byte.")
     if any(arm.unlike.get(study.loss) for arm in study.arms):
         facts.append("Not all arms can be compared with the baseline: the tables say why.")
     if unrecorded(study):

@@ -40,8 +40,8 @@ RUN_COLUMNS = """run folder config_hash seed commit state reason strategy learni
     bytes_per_parameter steps steps_done tokens seconds seconds_per_step tokens_per_second train_loss validation_loss
     bits_per_byte edq edq_full imprecision update_to_ulp skipped_steps judged validation_shards text tokenizer
     training_shards""".split()
-CURVE_COLUMNS = """run config_hash seed commit step tokens seconds loss validation_loss bits_per_byte edq edq_full imprecision
-    update_to_ulp gradient_norm learning_rate""".split()
+CURVE_COLUMNS = """run config_hash seed commit step tokens seconds loss validation_loss bits_per_byte edq edq_full
+    imprecision update_to_ulp gradient_norm learning_rate""".split()
 
 # 3.3 and 3.5 beside 3.0, 3.1 and 3.2: Student's density integrated by Simpson's rule, its quantile by bisection.
 WELCH = {"difference": 0.3, "p": 0.14436620481676865, "low": -0.2976997448258259, "high": 0.8976997448258259}
@@ -61,8 +61,8 @@ def number_text(value):
 
 def make_run(strategy, seed, final=None, *, rate=1e-3, beta2=0.95, v="nearest", state="completed", reason="", steps=400,
              varied=("strategy", "v", "rate", "beta2"), losses=None, validation=True, bits=None, data=None):
-    """A row of runs.csv and its rows of curves.csv. `final`: the final loss, else one that looks real. `bits`: per byte.
-    `data`: hashes of what was judged; else the run recorded none."""
+    """A row of runs.csv and its rows of curves.csv. `final`: the final loss, else one that looks real. `bits`: per
+    byte. `data`: hashes of what was judged; else the run recorded none."""
     offset, edq, edq_full, imprecision, size, pace = STRATEGIES[strategy]
     noise = random.Random(f"{strategy} {seed} {rate} {beta2} {v}")
     if final is None:
@@ -97,7 +97,8 @@ def make_run(strategy, seed, final=None, *, rate=1e-3, beta2=0.95, v="nearest", 
            "seconds": number_text(pace * done), "seconds_per_step": number_text(pace * (1 + 0.01 * noise.random())),
            "tokens_per_second": number_text(4096 / pace), "train_loss": number_text(final - 0.03) if good else "",
            "validation_loss": number_text(final) if good and validation and state != "diverged" else "",
-           "bits_per_byte": number_text(bits), **(data or {}), "edq": repr(edq), "edq_full": repr(edq_full), "imprecision": repr(float(imprecision)),
+           "bits_per_byte": number_text(bits), **(data or {}), "edq": repr(edq), "edq_full": repr(edq_full),
+           "imprecision": repr(float(imprecision)),
            "update_to_ulp": "0.31", "skipped_steps": "0", **settings}
     return row, rows
 
@@ -256,14 +257,16 @@ class Comparable(ReportTest):
         study = self.study(self.two(one, two, **options))
         comparison = study.arms[1].against["baseline"]
         if comparison.reason:
-            self.assertEqual((comparison.difference, comparison.p, comparison.low, comparison.test), (None, None, None, ""))
+            self.assertEqual((comparison.difference, comparison.p, comparison.low, comparison.test),
+                             (None, None, None, ""))
             self.assertEqual(tables_of(study)[0].rows[1][4:8],
                              ["–", f"not comparable: {comparison.reason}", "–", "–"])
         return comparison.reason
 
     # Catches: losses in nats a token of two tokenizers that are subtracted, an order by them.
     def test_two_tokenizers_on_one_text_are_ordered_by_bits_per_byte(self):
-        runs = self.two(judging("t1", "v1", "x", "k1", "d1") | {"bits": 1.75}, judging("t2", "v2", "x", "k2", "d2") | {"bits": 1.9})
+        runs = self.two(judging("t1", "v1", "x", "k1", "d1") | {"bits": 1.75},
+                        judging("t2", "v2", "x", "k2", "d2") | {"bits": 1.9})
         row = self.summary(runs)["bf16"]
         self.assertEqual((row["loss_kind"], row["reason"]), ("bits_per_byte", ""))
         self.assert_close(row["difference"], 0.15)  # in nats a token it would be -1: the other order
@@ -290,7 +293,8 @@ class Comparable(ReportTest):
         self.assertEqual(self.reason(same, judging(training="d2"), validation=False), "other training data")
         self.assertEqual(self.reason(same, judging(tokenizer="k2"), validation=False), "another tokenizer")
         # One text, but bits per byte were not measured for both.
-        self.assertEqual(self.reason(judging(text="x") | {"bits": 1.0}, judging("t2", "v2", "x", "k2")), "another tokenizer")
+        self.assertEqual(self.reason(judging(text="x") | {"bits": 1.0}, judging("t2", "v2", "x", "k2")),
+                         "another tokenizer")
 
     # Catches: old runs that judged by micro-batches taken for runs that judged the same.
     def test_runs_that_recorded_nothing_are_said_to_be_unknown_and_their_settings_decide(self):
@@ -321,7 +325,8 @@ class Comparable(ReportTest):
             axes = self.figure_of(plot, study)[-1 if plot is plot_learning_rate else 0]
             self.assertIn("not comparable", " ".join(text.get_text() for text in axes.texts))
             self.assertIn("another tokenizer", " ".join(text.get_text() for text in axes.texts))
-            shown = [y for line in axes.lines for y in (line.get_xdata() if plot is plot_learning_rate else line.get_ydata())]
+            shown = [value for line in axes.lines
+                     for value in (line.get_xdata() if plot is plot_learning_rate else line.get_ydata())]
             self.assertGreater(min(shown), 2.5 if plot is not plot_learning_rate else -0.1)
         self.assertIn("a bin and its two neighbours", FIGURES["loss.png"][1])
 
