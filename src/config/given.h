@@ -20,12 +20,12 @@ struct GivenValue {
 
 struct Given {
   std::string origin;  // the file (or text) that was asked for: what errors about no single key name
-  std::map<std::string, GivenValue> values;  // by dotted path; directives (extends, vary, $schema) are not among them
+  std::map<std::string, GivenValue> values;   // by dotted path; directives (extends, vary, $schema) are not among them
   std::map<std::string, GivenValue> retired;  // the same of keys that are no more (retired_keys.h)
-  bool stored = false;                       // written by this program, perhaps by an earlier version of it
-  int assigned_layer = 0;                    // of --set
-  std::vector<Product> products;             // `vary` of the nearest file that has it; empty: no file has
-  std::string vary_origin;                   // that file
+  bool stored = false;                        // written by this program, perhaps by an earlier version of it
+  int assigned_layer = 0;                     // of --set
+  std::vector<Product> products;              // `vary` of the nearest file that has it; empty: no file has
+  std::string vary_origin;                    // that file
 
   const GivenValue* find(const std::string& path) const;
   /// Where `path` was said; the config as a whole if nowhere.
