@@ -5,7 +5,7 @@
 // (tokens - 1) mod T tokens unused.
 // Sample s is window permuted(s mod windows) of epoch s / windows (permutation.h): a pure function of (seed, s). So the
 // loader's whole state is the number of samples consumed, and neither micro-batch size nor the number of ranks changes
-// what sample s is.
+// what sample s is. Validation reads shards in another way (validation_set.h).
 #pragma once
 
 #include <condition_variable>
