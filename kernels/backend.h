@@ -94,7 +94,8 @@ class Backend {
   virtual void tune(bool on);
 };
 
-/// The CPU backend with `threads` threads (0 = all cores).
+/// The CPU backend with `threads` threads; 0: as many as this process may use (kernels/threads.h). Throws Error where
+/// the system does not give them.
 std::unique_ptr<Backend> make_cpu_backend(int threads);
 
 /// CUDA devices that this program could use; 0 where it was built without CUDA.

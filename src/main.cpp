@@ -22,6 +22,8 @@
 #include "base/bus_error.h"
 #include "base/commit.h"
 #include "base/error.h"
+#include "base/stack.h"
+#include "base/words.h"
 #include "src/commands/commands.h"
 
 namespace {
@@ -89,8 +91,8 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
   return 0;
 }
 
-int failed(const char* kind, const char* message, int status) {
-  std::fprintf(stderr, "%s%s%s\n", dither::error_origin().c_str(), kind, message);
+int failed(const char* kind, const std::string& message, int status) {
+  std::fprintf(stderr, "%s%s%s\n", dither::error_origin().c_str(), kind, dither::visible(message).c_str());
   return status;
 }
 
@@ -126,15 +128,15 @@ int main(int argc, char** argv) {
   for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) command->group("Commands");
 
   try {
+    dither::prepare_stacks();
     return parse_and_run(app, argc, argv);
   } catch (const dither::Error& e) {
     return failed("error: ", e.what(), kBadInput);
   } catch (const std::system_error& e) {  // a disk or a system call that refused, where nobody had more to say of it
     if (e.code() == std::errc::broken_pipe) end_without_reader();
-    return failed("error: ", e.what(), kBadInput);
-  } catch (const std::bad_alloc&) {
-    return failed("error: ", "out of memory; cures: a smaller batch.micro_batch_size, sequence length or model",
-                  kBadInput);
+    return failed("error: ", dither::words_of(e), kBadInput);
+  } catch (const std::bad_alloc& e) {
+    return failed("error: ", dither::words_of(e), kBadInput);
   } catch (const std::exception& e) {
     return failed("internal error: ", e.what(), kInternal);
   }

@@ -3,7 +3,6 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -16,6 +15,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector.h"
 #include "kernels/operations/check.h"
+#include "kernels/threads.h"
 
 namespace dither {
 
@@ -29,7 +29,9 @@ double mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 
 }  // namespace
 
 CpuBackend::CpuBackend(int threads)
-    : threads_(threads > 0 ? threads : omp_get_num_procs()), product_(std::make_unique<MatrixProduct>(threads_)) {}
+    : threads_(threads > 0 ? threads : usable_threads().threads), product_(std::make_unique<MatrixProduct>(threads_)) {
+  demand_threads(threads_);
+}
 
 CpuBackend::~CpuBackend() {
   for (const auto& [memory, bytes] : allocations_) std::free(memory);
@@ -78,17 +80,18 @@ void CpuBackend::synchronize(Stream /*stream*/) {}
 
 void* CpuBackend::allocate(int64_t bytes) {
   demand(bytes >= 0, "allocate", "bytes", bytes, "at least 0");
-  const int64_t available = free_memory_bytes();
+  const FreeMemory available = free_memory();
   const auto wanted = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* memory = nullptr;
-  if (available < 0 || bytes <= available) {
-    memory = std::aligned_alloc(kAlignment, (wanted + kAlignment - 1) / kAlignment * kAlignment);
-  }
-  if (memory == nullptr) {
+  if (available.bytes >= 0 && bytes > available.bytes) {
     throw Error(
-        fmt::format("CPU memory: {:.1f} MiB wanted, {:.1f} MiB available beside the {:.1f} MiB that this run "
+        fmt::format("CPU memory: {:.1f} MiB wanted, {:.1f} MiB available ({}) beside the {:.1f} MiB that this run "
                     "holds; needs a smaller model, micro-batch or sequence",
-                    mebibytes(bytes), mebibytes(available), mebibytes(allocated_bytes_)));
+                    mebibytes(bytes), mebibytes(available.bytes), available.limit, mebibytes(allocated_bytes_)));
+  }
+  void* memory = std::aligned_alloc(kAlignment, (wanted + kAlignment - 1) / kAlignment * kAlignment);
+  if (memory == nullptr) {
+    throw Error(fmt::format("CPU memory: the system refuses {:.1f} MiB beside the {:.1f} MiB that this run holds: {}",
+                            mebibytes(bytes), mebibytes(allocated_bytes_), refusal_causes()));
   }
   zero(memory, bytes, {});
   allocations_.emplace(memory, bytes);

@@ -196,6 +196,7 @@ std::string to_json(const TableOrigin& origin, const AlgorithmTable& table) {
 
 AlgorithmTable algorithms_from_json(const std::string& json, const std::string& where, const TableOrigin& here) {
   Json whole;
+  if (json.find('\0') != std::string::npos) throw Error(where + ": has a zero byte: the file is damaged");
   try {
     whole = Json::parse(json);
   } catch (const Json::parse_error& error) {

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/free_memory.h"
+#include "kernels/threads.h"
 #include "src/checkpoint/checkpoint_folder.h"
 #include "src/comparison/child.h"
 #include "src/training/engine.h"  // Engine::plan()
@@ -71,7 +72,7 @@ bool resumes(const RunStatus& status) {
          has_checkpoints(status.record.folder);
 }
 
-int64_t free_memory() {
+int64_t known_free_memory() {
   const int64_t bytes = free_memory_bytes();
   if (bytes < 0) throw Error("the system does not say how much memory is free; give the runs a budget with --memory");
   return bytes;
@@ -104,7 +105,7 @@ struct Budget {
 };
 
 Budget budget_for(const std::vector<RunStatus>& runs, const ScheduleOptions& options) {
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int cores = usable_threads().threads;
   int waiting = 0, given = options.threads;
   bool gpu = false;
   for (const RunStatus& status : runs) {
@@ -117,7 +118,7 @@ Budget budget_for(const std::vector<RunStatus>& runs, const ScheduleOptions& opt
   budget.jobs = options.jobs > 0 ? options.jobs : (gpu ? 1 : std::max(1, cores / std::max(1, given)));
   budget.jobs = std::max(1, std::min(budget.jobs, waiting));
   budget.threads = given > 0 ? given : std::max(1, cores / budget.jobs);
-  const auto available = [&] { return gpu ? make_cuda_backend(0)->free_bytes() : free_memory(); };
+  const auto available = [&] { return gpu ? make_cuda_backend(0)->free_bytes() : known_free_memory(); };
   budget.memory_bytes = static_cast<int64_t>(options.memory_gib > 0 ? options.memory_gib * kGiB
                                                                     : kShareOfFree * static_cast<double>(available()));
   return budget;

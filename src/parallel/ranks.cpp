@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/words.h"
 #include "src/parallel/make_communicator.h"
 
 namespace dither {
@@ -39,7 +40,7 @@ void Ranks::run(const std::function<void()>& body) {
   try {
     body();
   } catch (const std::exception& e) {
-    fail(e.what());
+    fail(words_of(e));
     throw;
   }
 }

@@ -3,14 +3,14 @@
 #include "src/planning/inputs.h"
 
 #include <fmt/format.h>
-#include <unistd.h>  // sysconf()
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <thread>
 
 #include "base/error.h"
+#include "base/free_memory.h"
+#include "kernels/threads.h"
 
 namespace dither {
 
@@ -68,6 +68,7 @@ void assign(const std::string& assignment, Inputs& inputs) {
                               *key.unit == '\0' ? "no unit" : key.unit, key.name));
     }
     inputs.*key.field = value;
+    if (key.field == &Inputs::memory_bytes) inputs.memory_limit = "";
     return;
   }
   throw Error(
@@ -75,11 +76,13 @@ void assign(const std::string& assignment, Inputs& inputs) {
 }
 
 void use_this_machine(int threads, double local_ranks, Inputs& inputs) {
-  const double pages = static_cast<double>(sysconf(_SC_PHYS_PAGES)), page = static_cast<double>(sysconf(_SC_PAGESIZE));
-  if (pages <= 0 || page <= 0) throw Error("sysconf does not say how much memory this machine has");
-  inputs.memory_bytes = std::floor(pages * page / local_ranks);
-  inputs.cores = std::max(1u, std::thread::hardware_concurrency());
-  inputs.threads = threads > 0 ? threads : inputs.cores;
+  const FreeMemory free = free_memory();
+  if (free.bytes < 0)
+    throw Error("the system does not say how much memory is free: give it by --input memory_bytes=...");
+  inputs.memory_bytes = std::floor(static_cast<double>(free.bytes) / local_ranks);
+  inputs.memory_limit = free.limit;
+  inputs.cores = usable_threads().threads;
+  inputs.threads = threads > 0 ? threads : std::max(1.0, std::floor(inputs.cores / local_ranks));
 }
 
 void check(const Inputs& inputs, int ranks, const std::string& links) {

@@ -11,7 +11,8 @@ namespace dither {
 
 struct Inputs {
   // Of a device. A rank computes an operation in the longest of three times: its products, its memory, its start.
-  double memory_bytes = 0;
+  double memory_bytes = 0;   // of a CPU rank: its share of what is free here
+  std::string memory_limit;  // what says so, where it was not given; "" : the device
   double product_flop_per_second = 0;
   double product_utilisation = 1;
   double memory_bytes_per_second = 0;

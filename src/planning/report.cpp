@@ -90,11 +90,14 @@ std::string memory_line(const ScalePlan& plan) {
   const int64_t state = rounded(own.memory.optimizer_state), activations = rounded(own.memory.activations);
   const int64_t workspace = rounded(own.memory.workspace);
   return fmt::format(
-      "memory, MiB  weights {} + gradients {} + optimizer state {} + activations {} + workspace {} = {} of {} a rank: "
+      "memory, MiB  weights {} + gradients {} + optimizer state {} + activations {} + workspace {} = {} of {}{} a "
+      "rank: "
       "{}\n",
       grouped(weights), grouped(gradients), grouped(state), grouped(activations), grouped(workspace),
       grouped(weights + gradients + state + activations + workspace),
-      grouped(static_cast<int64_t>(plan.inputs.memory_bytes / kMiB)), plan.fits(own) ? "fits" : "does NOT fit");
+      grouped(static_cast<int64_t>(plan.inputs.memory_bytes / kMiB)),
+      plan.inputs.memory_limit.empty() ? "" : " free (" + plan.inputs.memory_limit + ")",
+      plan.fits(own) ? "fits" : "does NOT fit");
 }
 
 std::string value_of(double value) { return fmt::format("{:.6g}", value); }
@@ -182,6 +185,7 @@ std::string json_of(const ScalePlan& plan) {
                {"micro_batches", plan.micro_batches},
                {"rounds", plan.rounds}};
   for (const InputKey& key : input_keys()) json["inputs"][key.name] = plan.inputs.*key.field;
+  json["inputs"]["memory_limit"] = plan.inputs.memory_limit;
   const bool times = plan.inputs.has_times();
   if (times) json["one_rank_step_seconds"] = plan.one_rank_step_seconds;
   for (const StagePlan& s : plan.stages) {

@@ -64,6 +64,17 @@ std::string program_text() {
 
 }  // namespace
 
+std::string idle_ranks_warning(const Config& config, int ranks) {
+  const int64_t sequences = config.batch.tokens_per_step / config.model.sequence_length;
+  const int64_t micro_batches = sequences / config.batch.micro_batch_size;
+  if (micro_batches >= ranks) return "";
+  return fmt::format(
+      "ranks without work: {} of {}: a step of {} tokens is {} micro-batch{} of {} x {} tokens\n       cures: fewer "
+      "ranks, a smaller batch.micro_batch_size, or a larger batch.tokens_per_step",
+      ranks - micro_batches, ranks, config.batch.tokens_per_step, micro_batches, micro_batches == 1 ? "" : "es",
+      config.batch.micro_batch_size, config.model.sequence_length);
+}
+
 void demand_same_config(Control& control, const Config& config) {
   compare(control, key_lines(config), [](size_t rank, const std::string& here, const std::string& there) {
     const Difference lines = difference(here, there);

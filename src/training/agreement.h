@@ -11,6 +11,9 @@
 
 namespace dither {
 
+/// What to warn of where ranks have no micro-batch in any step; "" where each has one.
+std::string idle_ranks_warning(const Config& config, int ranks);
+
 /// All ranks call each of these. Throws Error on every rank, naming the first that differs from rank 0 and in what.
 
 void demand_same_config(Control& control, const Config& config);

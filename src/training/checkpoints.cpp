@@ -13,6 +13,8 @@
 #include "base/commit.h"
 #include "base/error.h"
 #include "base/free_memory.h"
+#include "base/words.h"
+#include "src/training/node_memory.h"
 
 namespace dither {
 
@@ -94,20 +96,12 @@ std::string Checkpoints::take_warning() {
 bool Checkpoints::beside_training() {
   if (!config_.async) return false;
   if (beside_) return *beside_;
-  const int64_t free = free_memory_bytes();  // below 0: unknown
-  const bool room = free < 0 || free >= shard_.bytes();
-  constexpr double kMiB = 1 << 20;
-  const std::string lack =
-      room ? ""
-           : fmt::format("{:.0f} MiB of host memory are free, the copy of the state needs {:.0f}",
-                         static_cast<double>(free) / kMiB, static_cast<double>(shard_.bytes()) / kMiB);
   beside_ = true;
-  const std::vector<std::string> lacks = control_.all_gather(lack);
-  for (size_t rank = 0; rank < lacks.size(); ++rank) {
-    if (lacks[rank].empty()) continue;
+  for (const std::string& lack : memory_lacks(control_, shard_.bytes(), free_memory())) {
+    if (lack.empty()) continue;
     beside_ = false;
     warning_ =
-        fmt::format("checkpoint.async: rank {}: {}: checkpoints are written while training waits", rank, lacks[rank]);
+        fmt::format("checkpoint.async: for copies of the state {}: checkpoints are written while training waits", lack);
   }
   return *beside_;
 }
@@ -140,7 +134,7 @@ void Checkpoints::save(const TrainingState& state) {
       refused = e.what();
       full = true;
     } catch (const std::exception& e) {
-      refused = e.what();
+      refused = words_of(e);
     }
   }
   refused = control_.broadcast(refused);
@@ -208,7 +202,7 @@ void Checkpoints::conclude() {
   } catch (const DiskFull& e) {
     mine = kFull + std::string(e.what());
   } catch (const std::exception& e) {
-    mine = kFailed + std::string(e.what());
+    mine = kFailed + words_of(e);
   }
   waited_for_ = false;
   const std::vector<std::string> texts = control_.all_gather(mine);
@@ -298,12 +292,12 @@ void Checkpoints::harvest() {
   } catch (const DiskFull& e) {
     return fail(done.event.step, e.what(), true);
   } catch (const std::exception& e) {
-    return fail(done.event.step, e.what(), false);
+    return fail(done.event.step, words_of(e), false);
   }
   try {
     done.cleaned.get();
   } catch (const std::exception& e) {
-    done.event.error = e.what();  // it has its name, but does not read back well, or old ones do not go
+    done.event.error = words_of(e);  // it has its name, but does not read back well, or old ones do not go
   }
   events_.push_back(done.event);
 }

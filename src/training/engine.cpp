@@ -4,10 +4,11 @@
 
 #include <cstddef>
 #include <exception>
-#include <fstream>
-#include <iterator>
 
 #include "base/error.h"
+#include "base/free_memory.h"
+#include "base/input_file.h"
+#include "kernels/threads.h"
 #include "src/parallel/single_rank.h"
 
 namespace dither {
@@ -22,24 +23,17 @@ ParallelConfig parallel_of(const Config& config, bool alone) {
 }
 
 /// What the backend holds already is part of the plan.
-void check_fit(const MemoryPlan& plan, const Backend& backend) {
+void check_fit(const MemoryPlan& plan, const Backend& backend, bool cuda) {
   const int64_t available = backend.free_bytes() < 0 ? -1 : backend.free_bytes() + backend.allocated_bytes();
   if (available < 0 || plan.total() <= available) return;
   constexpr double kMiB = 1 << 20;
   throw Error(fmt::format(
       "the model does not fit: weights {:.0f} + gradients {:.0f} + optimizer state {:.0f} + activations {:.0f} + "
-      "workspace {:.0f} = {:.0f} MiB, and {:.0f} MiB of memory are free\n       cures: a smaller "
+      "workspace {:.0f} = {:.0f} MiB, and {:.0f} MiB of memory are free{}\n       cures: a smaller "
       "batch.micro_batch_size or "
       "model.sequence_length, a strategy with fewer bytes a parameter, a smaller model",
       plan.parameters / kMiB, plan.gradients / kMiB, plan.optimizer_state / kMiB, plan.activations / kMiB,
-      plan.workspace / kMiB, plan.total() / kMiB, available / kMiB));
-}
-
-std::string text_of(const std::string& path) {
-  std::ifstream file(path);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file) throw Error(path + " cannot be read: algorithms names a table that dither tune has made");
-  return text;
+      plan.workspace / kMiB, plan.total() / kMiB, available / kMiB, cuda ? "" : " (" + free_memory().limit + ")"));
 }
 
 }  // namespace
@@ -48,14 +42,25 @@ bool uses_cuda(const Config& config) {
   return config.device == "cuda" || (config.device == "auto" && cuda_devices() > 0);
 }
 
-std::unique_ptr<Backend> make_backend(const Config& config, int gpu) {
-  auto backend = uses_cuda(config) ? make_cuda_backend(gpu) : make_cpu_backend(config.parallel.threads);
-  if (!config.algorithms.empty()) backend->use_algorithms(text_of(config.algorithms), config.algorithms);
+int threads_of(const Config& config, int local_ranks) {
+  return config.parallel.threads > 0 ? config.parallel.threads : usable_threads(local_ranks).threads;
+}
+
+std::unique_ptr<Backend> make_backend(const Config& config, int gpu, int local_ranks) {
+  constexpr InputKind kTable = {"a table of algorithms", "a table that dither tune has made", 64 << 20};
+  auto backend = uses_cuda(config) ? make_cuda_backend(gpu) : make_cpu_backend(threads_of(config, local_ranks));
+  if (!config.algorithms.empty()) {
+    backend->use_algorithms(read_input(config.algorithms, kTable, "algorithms: " + config.algorithms),
+                            config.algorithms);
+  }
   return backend;
 }
 
 MemoryPlan Engine::plan(const Config& config, int rank, int ranks) {
-  const ParameterTable table(config, ranks);
+  return plan(config, ParameterTable(config, ranks), rank, ranks);
+}
+
+MemoryPlan Engine::plan(const Config& config, const ParameterTable& table, int rank, int ranks) {
   const Partition partition = partition_of(parallel_of(config, ranks == 1), rank, ranks);
   MemoryPlan plan;
   plan.workspace += sizeof(StepScalars) + sizeof(EvaluationSums);
@@ -72,7 +77,7 @@ Engine::Engine(const Config& config, std::unique_ptr<Backend> backend, const Mak
       backend_(std::move(backend)),
       ranks_(make_world ? make_world(*backend_) : make_single_rank(*backend_), parallel_of(config_, !make_world)),
       table_(config, partition().ranks) {
-  check_fit(plan(config_, partition().rank, partition().ranks), *backend_);
+  check_fit(plan(config_, partition().rank, partition().ranks), *backend_, uses_cuda(config_));
   scalars_ = static_cast<StepScalars*>(backend_->allocate(sizeof(StepScalars)));
   evaluation_ = static_cast<EvaluationSums*>(backend_->allocate(sizeof(EvaluationSums)));
   parameters_ = make_parameters(table_, zero_options(config_), ranks_, *backend_, scalars_);

@@ -22,8 +22,8 @@ namespace dither {
 bool uses_cuda(const Config& config);
 
 /// The backend that `device` names; of several GPUs the one with this number. Throws Error for a cuda that is not
-/// there.
-std::unique_ptr<Backend> make_backend(const Config& config, int gpu = 0);
+/// there. `local_ranks`: ranks of this node, which share its cores (kernels/threads.h).
+std::unique_ptr<Backend> make_backend(const Config& config, int gpu = 0, int local_ranks = 1);
 
 /// What ranks add up of an evaluation.
 struct EvaluationSums {
@@ -43,6 +43,8 @@ class Engine {
 
   /// The memory that the constructor takes on a rank, without taking it.
   static MemoryPlan plan(const Config& config, int rank = 0, int ranks = 1);
+  /// The same where the table, padded for all ranks, is there already.
+  static MemoryPlan plan(const Config& config, const ParameterTable& table, int rank, int ranks);
 
   const Config& config() const { return config_; }
   const ParameterTable& table() const { return table_; }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <ctime>
 
+#include "base/words.h"
 #include "src/training/console.h"
 
 namespace dither {
@@ -83,7 +84,8 @@ void Progress::start_up(const StartUpFacts& facts) {
   say(fmt::format("device       {}    {} matrix products reach {:.3g} TFLOP/s (random data)", facts.backend,
                   config_.precision.compute == DType::fp32 ? "FP32" : "BF16", facts.matrix_peak / 1e12));
   if (facts.ranks > 1) say(fmt::format("ranks        {}", ranks_text(config_.parallel, facts)));
-  say(fmt::format("memory, MiB  {}{}", memory_text(facts.memory), facts.ranks > 1 ? "    a rank" : ""));
+  say(fmt::format("memory, MiB  {}{}{}", memory_text(facts.memory), facts.ranks > 1 ? " a rank" : "", facts.free));
+  if (!facts.thread_limit.empty()) say(fmt::format("threads      limited by {}", facts.thread_limit));
   say(fmt::format("data         {}", facts.data));
   if (!facts.validation.empty()) say(fmt::format("validation   {}", facts.validation));
   say("");
@@ -125,8 +127,9 @@ void Progress::evaluation(int64_t step, const EvaluationResult& r) {
 
 void Progress::say(const std::string& text) {
   clear_live_line();
-  show(text + "\n");
-  log(text);
+  const std::string shown = visible(text);
+  show(shown + "\n");
+  log(shown);
 }
 
 void Progress::warn(const std::string& text) { say("warning: " + text); }

@@ -16,6 +16,8 @@ struct StartUpFacts {
   int ranks;
   std::string communication;  // the transport's description
   MemoryPlan memory;          // of rank 0
+  std::string free;          // of how much free memory, as it goes behind the plan: "    of 14,000 free (MemAvailable)"
+  std::string thread_limit;  // what keeps rank 0 from using all cores; "" : nothing
   std::string backend;
   double matrix_peak;  // FLOP/s measured
   double flop_per_token;

@@ -9,6 +9,9 @@
 
 #include "base/counted.h"
 #include "base/error.h"
+#include "base/free_memory.h"
+#include "base/words.h"
+#include "kernels/threads.h"
 #include "src/checkpoint/load.h"
 #include "src/checkpoint/weights.h"
 #include "src/training/agreement.h"
@@ -16,6 +19,7 @@
 #include "src/training/corpus.h"
 #include "src/training/last_save.h"
 #include "src/training/matrix_peak.h"
+#include "src/training/node_memory.h"
 #include "src/training/progress.h"
 #include "src/training/resume.h"
 #include "src/training/run_folder.h"
@@ -30,9 +34,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// The backend, with the algorithms that the checkpoint's run used, where the config names no others.
-std::unique_ptr<Backend> backend_of(const Config& config, int gpu, const std::optional<ResumePoint>& resume,
+std::unique_ptr<Backend> backend_of(const Config& config, const Ranks& ranks, const std::optional<ResumePoint>& resume,
                                     std::vector<std::string>& warnings) {
-  std::unique_ptr<Backend> backend = make_backend(config, gpu);
+  std::unique_ptr<Backend> backend = make_backend(config, ranks.gpu(config.parallel), ranks.environment().local_ranks);
   if (!resume) return backend;
   const Manifest& there = resume->manifest;
   try {
@@ -62,7 +66,7 @@ class Run {
         folder_(folder),
         corpus_(checked(corpus, config)),
         beginning_(std::move(beginning)),
-        backend_(backend_of(config, ranks.gpu(config.parallel), beginning_.resume, beginning_.warnings)),
+        backend_(backend_of(config, ranks, beginning_.resume, beginning_.warnings)),
         peak_(measure_matrix_peak(*backend_, config.precision.compute)),
         engine_(config, std::move(backend_), [this](Backend& backend) { return communicator(backend); }),
         trainer_(engine_, corpus_.shards),
@@ -108,6 +112,7 @@ class Run {
   /// The communicator of all ranks, which have agreed on what to compute by what.
   std::unique_ptr<Communicator> communicator(Backend& backend) {
     demand_fitting_devices(ranks_.control(), config_, backend);
+    demand_fitting_memory(ranks_.control(), config_, backend);
     return ranks_.communicator(config_.parallel, backend, uses_cuda(config_));
   }
 
@@ -145,7 +150,7 @@ class Run {
       checkpoints_.finish(trainer_.state(), true);
       report_checkpoints("the run ends");
     } catch (const std::exception& e) {  // the error of the data is the one to be told last
-      progress_->warn(e.what());
+      progress_->warn(words_of(e));
     }
   }
 
@@ -180,6 +185,8 @@ class Run {
                          .ranks = ranks_.size(),
                          .communication = engine_.ranks().world().description(),
                          .memory = Engine::plan(config_, 0, ranks_.size()),
+                         .free = free_text(),
+                         .thread_limit = thread_limit(),
                          .backend = engine_.backend().description(),
                          .matrix_peak = peak_,
                          .flop_per_token = Model::flop_per_token(config_.model, parameters),
@@ -189,6 +196,8 @@ class Run {
     for (const std::string& warning : corpus_warnings(config_, corpus_, evaluator_ ? &evaluator_->shards() : nullptr)) {
       progress_->warn(warning);
     }
+    const std::string idle = idle_ranks_warning(config_, ranks_.size());
+    if (!idle.empty()) progress_->warn(idle);
     for (const std::string& found : beginning_.found) progress_->say(found);
     for (const std::string& warning : beginning_.warnings) progress_->warn(warning);
     if (!beginning_.resume) return;
@@ -196,6 +205,19 @@ class Run {
     progress_->say(fmt::format("resuming from {}: step {} of {}, {} consumed; written by {}", beginning_.resume->path,
                                with_commas(manifest.training.step), with_commas(config_.steps),
                                counted(manifest.training.samples, "sample"), counted(manifest.ranks, "rank")));
+  }
+
+  /// Of what the plan was compared with: what is free beside what the engine has taken by now.
+  std::string free_text() {
+    const FreeMemory free = uses_cuda(config_) ? FreeMemory{engine_.backend().free_bytes(), "GPU"} : free_memory();
+    if (free.bytes < 0) return "";
+    return fmt::format("    of {} free ({})", with_commas((free.bytes + engine_.backend().allocated_bytes()) >> 20),
+                       free.limit);
+  }
+
+  std::string thread_limit() const {
+    const bool chosen = uses_cuda(config_) || config_.parallel.threads > 0;
+    return chosen ? "" : usable_threads(ranks_.environment().local_ranks).limit;
   }
 
   /// Rank 0, before something is written: a folder that was removed or moved while the run trains is made again, with
@@ -426,7 +448,7 @@ void train(const Config& config, const TrainOptions& options, Ranks& ranks) {
   try {
     run.loop();
   } catch (const std::exception& e) {
-    ranks.fail(e.what());  // before memory is freed, which may wait for a device that waits for other ranks
+    ranks.fail(words_of(e));  // before memory is freed, which may wait for a device that waits for other ranks
     throw;
   }
 }

@@ -88,7 +88,7 @@ TEST_CASE("a run uses the table that tune has made, and adds nothing to it", "[t
   REQUIRE_THAT(table, ContainsSubstring("\"seconds\""));
   const TemporaryFolder folder;
   config.algorithms = folder.path() + "/algorithms.json";
-  REQUIRE_THROWS_WITH(make_backend(config), ContainsSubstring("algorithms.json cannot be read"));
+  REQUIRE_THROWS_WITH(make_backend(config), ContainsSubstring("algorithms.json cannot be opened: No such file"));
   std::ofstream(config.algorithms) << table;
   const TokenShards shards(write_shard(folder.path() + "/train.bin", 4000, 61));
   Engine engine(config);
