@@ -160,12 +160,16 @@ extend another one and say only what differs:
 ```
 
 - **Order.** The extended file comes first, then the file itself, then `--set key=value` (the value is JSON, or a text
-  where it is not JSON). Later values override earlier ones key by key; `name` alone is not inherited.
+  where it is not JSON; a key that is a text takes it as it is: `--set name=4711`). Later values override earlier ones
+  key by key; `name` alone is not inherited.
 - **Models.** `model.preset` gives every dimension; keys beside it, also those of an extended file, override single ones.
   Without a preset `layers`, `hidden`, `heads`, `ffn`, `vocabulary` and `sequence_length` must be given, and
   `model.architecture` chooses the defaults of the rest.
 - **Errors.** Unknown and repeated keys, null, a wrong type, a value out of range and keys that contradict each other are
-  errors; nothing is ignored in silence. An integer may be written as `1e4`.
+  errors; nothing is ignored in silence. An integer may be written as `1e4`; a number that would be rounded to another
+  integer is an error. At most 64 files extend each other.
+- **Comments.** Files are JSON with comments (JSONC): `// ...` to the end of the line, `/* ... */`, and a comma before a
+  closing bracket. A run's own `config.json` is plain JSON.
 - **Studies.** A file with `vary` stands for several runs, the product of its lists, for `dither compare`:
   `{ "extends": "a.json", "vary": { "precision.strategy": ["bf16", "mixed"], "seed": [1, 2] } }` makes four. A list of such
   objects makes the runs of all of them, each computation once. Every value is checked as if it stood at its key, and every

@@ -8,15 +8,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
+#include "base/input_file.h"
 #include "src/config/document.h"  // read_document(), read_value(), shown()
 #include "src/config/keys.h"      // the table, problem(), advice()
 #include "src/config/retired_keys.h"
@@ -27,28 +25,13 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr size_t kLargestFile = 1 << 20;  // bytes; a config has some thousand, a device or a token shard has no end
+constexpr size_t kMostExtends = 64;  // files in a chain; more are a mistake of whatever wrote them
 
 /// One document with its name, before its values are spread by path.
 struct Layer {
   std::string origin;
   Json document;
 };
-
-/// The whole file; `complaint` begins the message if it cannot be had.
-std::string read_file(const std::string& path, const std::string& complaint) {
-  std::error_code missing;  // a missing file is reported below, with the system's own words
-  if (fs::is_directory(path, missing)) throw Error(complaint + " is a directory, needs a JSON file");
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(complaint + " cannot be opened: " + std::strerror(errno));
-  std::string text(kLargestFile + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) throw Error(complaint + " cannot be read: " + std::strerror(errno));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kLargestFile) throw Error(complaint + " is larger than 1 MiB: not a config");
-  return text;
-}
 
 /// Spreads a value over the paths below `path` and checks each: sections are walked, keys are stored in `given`.
 void spread(const std::string& path, const Json& value, const std::string& origin, int layer, Given& given) {
@@ -99,12 +82,16 @@ void follow_extends(std::vector<Layer>& layers, fs::path folder, std::vector<std
       return file == base || fs::equivalent(file, base, missing);
     });
     chain.push_back(base);
+    if (!circle && chain.size() > kMostExtends) {
+      throw Error(fmt::format("{}: extends leads through more than {} files: {} -> {} -> ... -> {}", chain.front(),
+                              kMostExtends, chain[0], chain[1], base));
+    }
     if (circle) {
       std::string links;
       for (const std::string& file : chain) links += (links.empty() ? "" : " -> ") + file;
       throw Error(chain.front() + ": extends goes in a circle: " + links);
     }
-    const std::string text = read_file(base, layers.back().origin + ": extends " + base + ", which");
+    const std::string text = read_input(base, kConfigFile, layers.back().origin + ": extends " + base + ", which");
     layers.push_back({base, read_document(text, base)});
     folder = fs::path(base).parent_path();
   }
@@ -118,8 +105,10 @@ void assign(const std::string& assignment, int layer, Given& given) {
   const std::string path = assignment.substr(0, equals), text = assignment.substr(equals + 1);
   const Key* key = find_key(path);
   if (key != nullptr && !key->store) throw Error("--set: " + path + " stands in files alone");
+  // A text key takes 4711, true and null as they are; quotes are JSON's, for what a shell would not leave alone.
+  const bool is_text = key != nullptr && key->type == KeyType::text;
   Json value;
-  if (!read_value(text, "--set", path, value)) value = text;
+  if ((is_text && text.rfind('"', 0) != 0) || !read_value(text, "--set", path, value)) value = text;
   spread(path, value, "--set", layer, given);
 }
 
@@ -150,7 +139,7 @@ const std::string& Given::origin_of(const std::string& path) const {
 }
 
 Given gather_file(const std::string& path, const std::vector<std::string>& assignments) {
-  std::vector<Layer> layers = {{path, read_document(read_file(path, path), path)}};
+  std::vector<Layer> layers = {{path, read_document(read_input(path, kConfigFile), path)}};
   follow_extends(layers, fs::path(path).parent_path(), {path});
   return combine(std::move(layers), assignments);
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/words.h"           // visible()
 #include "src/config/document.h"  // shown()
 #include "src/config/keys.h"
 #include "src/config/presets.h"   // family_defaults()
@@ -17,7 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kLongestFolderName = 200;           // file systems end at 255; suffixes want room
-constexpr double kExactIntegers = 9007199254740992;  // 2^53: below it every integer is a double
+constexpr double kExactIntegers = 9007199254740992;  // 2^53: below it a double stands for one integer
 
 std::string shown_real(double value) { return fmt::format("{}", value); }
 
@@ -52,7 +53,7 @@ std::string allowed_text(TextRule rule) {
 bool fits_integers(const IntegerRange& range, const Json& value) {
   if (value.is_number_float()) {  // 1e4 is an integer to JSON Schema too; above 2^53 it might not be the one written
     const auto real = value.get<double>();
-    return real == std::floor(real) && std::fabs(real) <= kExactIntegers &&
+    return real == std::floor(real) && std::fabs(real) < kExactIntegers &&
            fits_integers(range, Json(static_cast<int64_t>(real)));
   }
   if (!value.is_number_integer()) return false;
@@ -82,7 +83,7 @@ bool is_utf8(const std::string& text) {
 bool fits_text(TextRule rule, const std::string& text) {
   if (!is_utf8(text)) return false;
   if (rule == TextRule::any) return true;
-  const bool control = std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  const bool control = visible(text) != text || text.find_first_of("\n\t") != std::string::npos;
   if (control || (text.empty() && rule != TextRule::optional_path)) return false;
   if (rule != TextRule::folder_name) return true;
   return text.size() <= kLongestFolderName && text.find_first_of("/\\") == std::string::npos &&

@@ -184,7 +184,8 @@ std::vector<Key> optimizer_keys() {
 
 std::vector<Key> parallel_keys() {
   return {
-      integer(FIELD(parallel.threads), {0, 1024}, "CPU threads of a process; 0: all cores"),
+      integer(FIELD(parallel.threads), {0, 1024},
+              "CPU threads of a process; 0: as many as it may use, see parallel.md"),
       integer(FIELD(parallel.zero_stage), {0, 3},
               "what ranks share out: 1 optimizer state, 2 gradients too, 3 weights too; 0: each has all"),
       integer(FIELD(parallel.shard_group_size), {0, kMaxRanks},

@@ -1,5 +1,8 @@
 // Files, what they extend, --set, and JSON that is not what it should be.
 
+#include <array>
+#include <cstring>
+
 #include "tests/config/helpers.h"
 
 namespace dither {
@@ -95,17 +98,81 @@ TEST_CASE("the value of --set is JSON, or a text where it is not JSON") {
 }
 
 TEST_CASE("invalid JSON is reported with line and column") {
-  CHECK(error_of("{\n  \"steps\": 1,\n  }") == "t.json:3:3: invalid JSON: unexpected '}'; expected string literal");
+  CHECK(error_of("{\n  \"steps\": 1,,\n  }") == "t.json:2:14: invalid JSON: unexpected ','; expected string literal");
+  CHECK(error_of("{\n  \"steps\": 1\n, , }") == "t.json:3:3: invalid JSON: unexpected ','; expected string literal");
   CHECK(contains(error_of(""), "t.json:1:1: invalid JSON: "));
   CHECK(contains(error_of("{\"a\": 1"), "t.json:1:8: invalid JSON: unexpected end of input"));
   CHECK(contains(error_of("{}\n{}"), "t.json:2:1: invalid JSON: unexpected '{'; expected end of input"));
-  CHECK(contains(error_of("{\n// no comments\n}"), "t.json:2:1: invalid JSON"));
+  CHECK(contains(error_of("{,}"), "t.json:1:2: invalid JSON"));
+  CHECK(contains(error_of("{\n/* never closed\n}"), "t.json:2:1: invalid JSON"));
+  CHECK(contains(error_of("{\n# no comment\n}"), "t.json:2:1: invalid JSON"));
   CHECK(contains(error_of("{\"steps\": NaN}"), "t.json:1:11: invalid JSON: invalid literal"));
   CHECK(error_of("{\"steps\":\n 1e999}") == "t.json:2:6: invalid JSON: number overflow parsing '1e999'");
   CHECK(contains(error_of("{\"name\": \"\xff\"}"), "t.json:1:11: invalid JSON"));
   CHECK(contains(error_of("{\"name\": \"" + std::string(10000, 'x') + "\n\"}"), "t.json:1:10011: invalid JSON"));
   CHECK(error_of("{\"name\": \"" + std::string(10000, 'x')).size() < 300);
   CHECK(error_of("[1, 2]") == "t.json: the document is [1, 2], needs an object {...}");
+}
+
+// Catches: comments and commas that are refused, or taken out of texts, or that move lines and columns.
+TEST_CASE("comments and a comma before a closing bracket are no errors, and places stay right") {
+  const std::string text = R"({ // a run
+  "name": "a--b", /* "steps": 7,
+  */ "steps": 10, "model": {"preset": "llama-tiny",},
+  "optimizer": {"betas": [0.9, 0.95, /**/ ], },
+  "data": {"train": "x/*.bin", "validation": "\\\"//,}" // the last one,
+  },
+})";
+  const Config config = parsed(text);
+  CHECK(config.name == "a--b");
+  CHECK(config.optimizer.betas == std::array<double, 2>{0.9, 0.95});
+  CHECK(config.data.train == "x/*.bin");
+  CHECK(config.data.validation == "\\\"//,}");
+  CHECK(contains(error_of("{/*\n*/ \"steps\": 1, // one\n  oops}"), "t.json:3:3: invalid JSON"));
+}
+
+// Catches: text behind a zero byte that nobody reads.
+TEST_CASE("a zero byte is an error with its place") {
+  const std::string text = std::string(kSmall).insert(std::strlen(kSmall), 1, '\0') + R"( "steps": 1)";
+  CHECK(
+      contains(error_of(text), "t.json:1:" + std::to_string(std::strlen(kSmall) + 1) + ": invalid JSON: a zero byte"));
+  CHECK(contains(error_of(std::string("{\0}", 3)), "t.json:1:2: invalid JSON: a zero byte"));
+}
+
+// Catches: 2^53 + 1 that becomes 2^53 without a word, digits behind the point that vanish; 1e4 and 10.0 refused.
+TEST_CASE("a number that would be rounded to another integer is an error") {
+  CHECK(contains(error_of(kSmall, {"seed=9007199254740993.0"}),
+                 "seed is 9007199254740993.0, which would be rounded to 9007199254740992"));
+  CHECK(contains(error_of(small_with("{}").insert(1, "\"seed\": 7.00000000000000000001,")), "rounded to 7"));
+  CHECK(contains(error_of(kSmall, {"seed=0.9999999999999999999"}), "rounded to 1"));
+  CHECK(contains(error_of(kSmall, {"seed=9007199254740992.0"}), "needs an integer"));
+  CHECK(parsed(kSmall, {"seed=9007199254740991.0"}).seed == 9007199254740991u);
+  CHECK(parsed(kSmall, {"seed=9007199254740993"}).seed == 9007199254740993u);
+  for (const char* ten : {"10.0", "1e1", "1.0E+1", "0.1e2", "100e-1", "10.000"}) {
+    INFO(ten);
+    CHECK(parsed(kSmall, {std::string("steps=") + ten}).steps == 10);
+  }
+  CHECK(parsed(kSmall, {"optimizer.weight_decay=0e99"}).optimizer.weight_decay == 0);
+  CHECK(parsed(kSmall, {"optimizer.weight_decay=-0.0"}).optimizer.weight_decay == 0);
+}
+
+// Catches: a name of digits (a job's number) refused as a number, quotes that are no longer JSON's.
+TEST_CASE("a text key takes what --set gives it as a text") {
+  for (const char* name : {"4711", "1e3", "true", "null", "[1]", "{}"})
+    CHECK(parsed(kSmall, {std::string("name=") + name}).name == name);
+  CHECK(parsed(kSmall, {R"(name="x\u0041")"}).name == "xA");
+  CHECK(contains(error_of(kSmall, {"steps=true"}), "needs an integer"));
+}
+
+// Catches: a chain that is read to its end whatever its length, in a time that grows with its square.
+TEST_CASE("extends leads through at most 64 files") {
+  const TemporaryFolder folder;
+  folder.write("0.json", kSmall);
+  for (int i = 1; i <= 64; ++i) {
+    folder.write(std::to_string(i) + ".json", R"({"extends": ")" + std::to_string(i - 1) + R"(.json", "name": "n"})");
+  }
+  CHECK(loaded(folder.path("63.json")).steps == 10);
+  CHECK(contains(load_error(folder.path("64.json")), "extends leads through more than 64 files"));
 }
 
 // Catches: a parser that keeps the last of two equal keys, which is what JSON libraries do.
