@@ -208,7 +208,7 @@ Parameter& ParameterTable::add(int bucket, int layer, Role role, const std::stri
 
 void ParameterTable::open_bucket(const std::string& name) {
   if (!buckets_.empty()) close_bucket();
-  buckets_.push_back({name, {Extent{flat_elements_[0], 0}, Extent{flat_elements_[1], 0}}});
+  buckets_.push_back({name, {Extent{flat_elements_[0], 0}, Extent{flat_elements_[1], 0}}, parameters_.size()});
 }
 
 void ParameterTable::close_bucket() {
@@ -228,8 +228,9 @@ Plane ParameterTable::plane_of(ParameterGroup group) const {
 }
 
 const Parameter* ParameterTable::find(int bucket, Role role) const {
-  for (const Parameter& p : parameters_) {
-    if (p.bucket == bucket && p.role == role) return &p;
+  const size_t end = end_of(bucket);
+  for (size_t i = buckets_[static_cast<size_t>(bucket)].first_parameter; i < end; ++i) {
+    if (parameters_[i].role == role) return &parameters_[i];
   }
   return nullptr;
 }
@@ -260,9 +261,12 @@ int64_t ParameterTable::counted_elements(Plane plane) const {
   return sum;
 }
 
-std::vector<Segment> ParameterTable::segments(Plane plane) const {
+std::vector<Segment> ParameterTable::segments(Plane plane) const { return segments(plane, 0, parameters_.size()); }
+
+std::vector<Segment> ParameterTable::segments(Plane plane, size_t first, size_t last) const {
   std::vector<Segment> list;
-  for (const Parameter& p : parameters_) {
+  for (size_t i = first; i < last; ++i) {
+    const Parameter& p = parameters_[i];
     if (p.plane != plane) continue;
     list.push_back({.offset = p.offset,
                     .count = p.elements(),
@@ -281,10 +285,10 @@ std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane) co
 std::vector<Segment> ParameterTable::bucket_segments(int bucket, Plane plane, int64_t begin, int64_t end) const {
   const int64_t origin = extent(bucket, plane).offset;
   std::vector<Segment> list;
-  for (Segment s : segments(plane)) {
+  for (Segment s : segments(plane, buckets_[static_cast<size_t>(bucket)].first_parameter, end_of(bucket))) {
     s.offset -= origin;
     const int64_t first = std::max(s.offset, begin), last = std::min(s.offset + s.count, end);
-    if (first >= last || s.offset < 0) continue;
+    if (first >= last) continue;
     s.first += first - s.offset;
     s.count = last - first;
     s.offset = first - begin;

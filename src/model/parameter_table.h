@@ -91,6 +91,7 @@ struct Extent {
 struct Bucket {
   std::string name;  // for messages
   std::array<Extent, kPlanes> extents;
+  size_t first_parameter = 0;  // of the table; those of a bucket stand together
 
   const Extent& extent(Plane plane) const { return extents[static_cast<size_t>(plane)]; }
   int64_t elements() const { return extents[0].elements + extents[1].elements; }
@@ -141,6 +142,13 @@ class ParameterTable {
   const Parameter& by_id(uint32_t id) const;
 
  private:
+  /// Of the parameters [first, last) of the table.
+  std::vector<Segment> segments(Plane plane, size_t first, size_t last) const;
+  /// Index behind the bucket's last parameter.
+  size_t end_of(int bucket) const {
+    const auto next = static_cast<size_t>(bucket) + 1;
+    return next < buckets_.size() ? buckets_[next].first_parameter : parameters_.size();
+  }
   void add_block(const ModelConfig& model, int layer);
   void add_norm(const ModelConfig& model, int bucket, int layer, Role weight, Role bias, const std::string& ours,
                 const std::string& hugging_face);

@@ -1,16 +1,18 @@
 #include "src/planning/plan.h"
 
+#include <set>
+
 #include "src/training/engine.h"
 
 namespace dither {
 
 namespace {
 
-/// Ranks differ by their lists of segments alone, and those of one shard by what little their copies differ in.
 MemoryPlan largest_plan(const Config& config, int ranks) {
+  const ParameterTable table(config, ranks);
   MemoryPlan largest;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const MemoryPlan plan = Engine::plan(config, rank, ranks);
+  for (const int rank : differing_ranks(table, partition_of(config.parallel, 0, ranks))) {
+    const MemoryPlan plan = Engine::plan(config, table, rank, ranks);
     if (plan.total() > largest.total()) largest = plan;
   }
   return largest;
@@ -38,6 +40,30 @@ StagePlan plan_stage(const Config& config, int stage, const ScalePlan& all, cons
 }
 
 }  // namespace
+
+// The pieces of all ranks follow one upon the other, those of a shard together. A tensor begins or ends within few of
+// them; between two such pieces (or shards) all have the same list. So of each run of equal ones the first is enough.
+std::vector<int> differing_ranks(const ParameterTable& table, const Partition& partition) {
+  const int64_t ranks = partition.ranks, copies = partition.copies();
+  std::set<int64_t> pieces = {0};
+  const auto add = [&pieces, ranks](int64_t piece) {
+    if (piece >= 0 && piece < ranks) pieces.insert(piece);
+  };
+  for (const Parameter& p : table.parameters()) {
+    const Extent& part = table.extent(p.bucket, p.plane);
+    const int64_t piece = partition.piece_elements(part.elements), shard = partition.shard_elements(part.elements);
+    for (const int64_t edge : {p.offset - part.offset, p.offset - part.offset + p.elements()}) {
+      for (const int64_t near : {-1, 0, 1}) {
+        add(edge / piece + near);
+        add((edge / shard + near) * copies);
+      }
+    }
+  }
+  std::vector<int> list;
+  for (const int64_t piece : pieces)
+    list.push_back(static_cast<int>(piece % copies * partition.shards + piece / copies));
+  return list;
+}
 
 ScalePlan plan_scale(const Config& config, int ranks, const InputChoice& choice) {
   ScalePlan plan;

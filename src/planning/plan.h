@@ -35,6 +35,10 @@ struct ScalePlan {
   bool fits(const StagePlan& stage) const { return static_cast<double>(stage.memory.total()) <= inputs.memory_bytes; }
 };
 
+/// Ranks among which are all that differ in the memory they need: the others have lists of segments as long as one of
+/// these. The table is padded for partition.ranks; which rank the partition is of does not matter.
+std::vector<int> differing_ranks(const ParameterTable& table, const Partition& partition);
+
 /// Throws Error for ranks that parallel.shard_group_size does not divide, and for inputs that cannot be.
 ScalePlan plan_scale(const Config& config, int ranks, const InputChoice& choice);
 

@@ -33,15 +33,22 @@ struct StepEvent {
   int64_t sent = 0;   // of a collective: bytes that leave this rank, as Traffic counts them
 };
 
+/// Rounds between the third and the last one are all alike: of more than four, the third stands for them.
 struct Rehearsal {
   std::vector<StepEvent> events;
+  size_t alike_begin = 0, alike_end = 0;  // the events of that round, [begin, end) of `events`
+  int64_t alike_rounds = 1;               // that they stand for
+
+  /// How often the step has the event of this index.
+  int64_t times(size_t event) const { return event >= alike_begin && event < alike_end ? alike_rounds : 1; }
   Traffic traffic;              // of the step, as the communicators counted it
   int64_t allocated_bytes = 0;  // by the engine
 
   int64_t sent(Purpose purpose) const;
 };
 
-/// The step of this rank that measures nothing (logging.measure_every_steps). Throws Error where Engine would.
-Rehearsal rehearse(const Config& config, int rank, int ranks);
+/// The step of this rank that measures nothing (logging.measure_every_steps). `every_round`: also those that are alike
+/// (tests). Throws Error where Engine would.
+Rehearsal rehearse(const Config& config, int rank, int ranks, bool every_round = false);
 
 }  // namespace dither

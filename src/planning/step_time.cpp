@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <vector>
 
 #include "base/error.h"
 
@@ -36,19 +37,31 @@ double collective_sharing(int ranks, const Inputs& inputs) {
 
 /// Runs the events through two queues. A device does one operation at a time, whichever stream it was given to; beside
 /// operations run collectives alone.
-template <class Seconds>
-double last_of_both(const Rehearsal& rehearsal, bool one_queue, const Seconds& seconds) {
+double last_of_both(const Rehearsal& rehearsal, bool one_queue, const std::vector<double>& seconds) {
+  // Both queues advance by the same time a round long before this many: what is beyond is multiplied.
+  constexpr int64_t kRoundsRun = 256;
   std::array<double, 2> now = {};
-  for (const StepEvent& event : rehearsal.events) {
-    const size_t stream = one_queue ? 0 : event.stream;
-    if (event.kind == StepEvent::Kind::order) {
-      now[stream] = std::max(now[0], now[1]);
-    } else {
-      const double duration = seconds(event);
-      now[stream] += duration;
-      if (stream == 1 && event.kind == StepEvent::Kind::operation) now[0] += duration;
+  const auto run = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) {
+      const StepEvent& event = rehearsal.events[i];
+      const size_t stream = one_queue ? 0 : event.stream;
+      if (event.kind == StepEvent::Kind::order) {
+        now[stream] = std::max(now[0], now[1]);
+      } else {
+        now[stream] += seconds[i];
+        if (stream == 1 && event.kind == StepEvent::Kind::operation) now[0] += seconds[i];
+      }
     }
+  };
+  run(0, rehearsal.alike_begin);
+  const int64_t rounds = std::min(rehearsal.alike_rounds, kRoundsRun);
+  std::array<double, 2> before = now;
+  for (int64_t round = 0; round < rounds; ++round) {
+    before = now;
+    run(rehearsal.alike_begin, rehearsal.alike_end);
   }
+  for (size_t q = 0; q < 2; ++q) now[q] += static_cast<double>(rehearsal.alike_rounds - rounds) * (now[q] - before[q]);
+  run(rehearsal.alike_end, rehearsal.events.size());
   return std::max(now[0], now[1]);
 }
 
@@ -103,10 +116,12 @@ double collective_seconds(const StepEvent& event, const Ring& ring, const Inputs
 Inputs with_speeds(const Rehearsal& one_rank, int64_t micro_batches, Inputs inputs) {
   if (inputs.product_flop_per_second > 0 || !inputs.has_times()) return inputs;
   double flop = 0, moved = 0, moved_by_update = 0;  // bytes, of operations without products
-  for (const StepEvent& event : one_rank.events) {
+  for (size_t i = 0; i < one_rank.events.size(); ++i) {
+    const StepEvent& event = one_rank.events[i];
+    const auto times = static_cast<double>(one_rank.times(i));
     if (event.kind != StepEvent::Kind::operation) continue;
-    flop += event.flop;
-    if (event.flop == 0) (event.update ? moved_by_update : moved) += static_cast<double>(event.bytes);
+    flop += times * event.flop;
+    if (event.flop == 0) (event.update ? moved_by_update : moved) += times * static_cast<double>(event.bytes);
   }
   if (inputs.update_seconds > 0) inputs.memory_bytes_per_second = moved_by_update / inputs.update_seconds;
   const double update = moved_by_update / inputs.memory_bytes_per_second;
@@ -120,8 +135,10 @@ Inputs with_speeds(const Rehearsal& one_rank, int64_t micro_batches, Inputs inpu
 
 ComputeScale compute_scale(const Rehearsal& one_rank, int64_t micro_batches, const Inputs& inputs) {
   double rounds = 0, update = 0;
-  for (const StepEvent& event : one_rank.events) {
-    if (event.kind == StepEvent::Kind::operation) (event.update ? update : rounds) += operation_seconds(event, inputs);
+  for (size_t i = 0; i < one_rank.events.size(); ++i) {
+    const StepEvent& event = one_rank.events[i];
+    if (event.kind != StepEvent::Kind::operation) continue;
+    (event.update ? update : rounds) += static_cast<double>(one_rank.times(i)) * operation_seconds(event, inputs);
   }
   ComputeScale scale;
   if (inputs.one_rank_step_seconds > 0) scale.rounds = scale.update = inputs.one_rank_step_seconds / (rounds + update);
@@ -138,18 +155,16 @@ StepTime step_time(const Rehearsal& rehearsal, const Partition& partition, const
   const int ranks_per_node = static_cast<int>(inputs.ranks_per_node);
   const double shared = sharing(partition.ranks, inputs), shared_calls = collective_sharing(partition.ranks, inputs);
   StepTime time;
-  const auto compute = [&](const StepEvent& event) {
-    return event.kind == StepEvent::Kind::collective
-               ? 0
-               : operation_seconds(event, inputs) * (event.update ? scale.update : scale.rounds) * shared;
-  };
-  const auto both = [&](const StepEvent& event) {
-    if (event.kind != StepEvent::Kind::collective) return compute(event);
-    const double seconds =
-        collective_seconds(event, ring_of(event.circle, partition, ranks_per_node), inputs) * shared_calls;
-    time.communication_seconds += seconds;
-    return seconds;
-  };
+  std::vector<double> both(rehearsal.events.size()), compute(rehearsal.events.size());
+  for (size_t i = 0; i < rehearsal.events.size(); ++i) {
+    const StepEvent& event = rehearsal.events[i];
+    if (event.kind == StepEvent::Kind::operation) {
+      both[i] = compute[i] = operation_seconds(event, inputs) * (event.update ? scale.update : scale.rounds) * shared;
+    } else if (event.kind == StepEvent::Kind::collective) {
+      both[i] = collective_seconds(event, ring_of(event.circle, partition, ranks_per_node), inputs) * shared_calls;
+      time.communication_seconds += static_cast<double>(rehearsal.times(i)) * both[i];
+    }
+  }
   time.step_seconds = last_of_both(rehearsal, one_queue, both);
   time.compute_seconds = last_of_both(rehearsal, one_queue, compute);
   return time;

@@ -2,11 +2,14 @@
 // their communicators counted and their backends allocated is what the rehearsal says, to the byte.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "src/parallel/shared_memory_communicator.h"
+#include "src/planning/plan.h"
 #include "src/planning/rehearsal.h"
 #include "src/training/engine.h"
 #include "src/training/trainer.h"
@@ -101,6 +104,78 @@ TEST_CASE("what the rehearsal says of traffic and memory is what ranks count in 
     for (size_t i = 0; i < cases.size(); ++i) compare(cases[i], rank, ranks, jobs[i], found);
   });
   REQUIRE(complaints == "");
+}
+
+// Catches: rounds that are not all alike taken for alike, a round too many or too few, traffic counted once.
+TEST_CASE("rounds that stand for others give the step of all rounds") {
+  const int stage = GENERATE(0, 1, 2, 3);
+  const Reduction reduction = GENERATE(Reduction::fp32, Reduction::ordered);
+  Config c = tiny_config(Strategy::mixed);
+  c.model.layers = 5;
+  c.batch.micro_batch_size = 1;
+  c.batch.tokens_per_step = 35 * c.model.sequence_length;  // nine rounds of four, the last of three
+  c.parallel.zero_stage = stage;
+  c.parallel.reduction = reduction;
+  if (reduction == Reduction::fp32) c.parallel.wire = DType::fp32;
+  for (const int rank : {0, 3}) {
+    const Rehearsal all = rehearse(c, rank, 4, true), few = rehearse(c, rank, 4);
+    REQUIRE(few.alike_rounds == 6);
+    REQUIRE(few.events.size() < all.events.size());
+    std::vector<StepEvent> spread(few.events.begin(), few.events.begin() + static_cast<long>(few.alike_begin));
+    for (int64_t round = 0; round < few.alike_rounds; ++round) {
+      spread.insert(spread.end(), few.events.begin() + static_cast<long>(few.alike_begin),
+                    few.events.begin() + static_cast<long>(few.alike_end));
+    }
+    spread.insert(spread.end(), few.events.begin() + static_cast<long>(few.alike_end), few.events.end());
+    REQUIRE(spread.size() == all.events.size());
+    for (size_t i = 0; i < spread.size(); ++i) {
+      const StepEvent &a = spread[i], &b = all.events[i];
+      REQUIRE((a.kind == b.kind && a.stream == b.stream && a.update == b.update && a.collective == b.collective &&
+               a.circle == b.circle && a.purpose == b.purpose && a.flop == b.flop && a.bytes == b.bytes &&
+               a.sent == b.sent));
+    }
+    REQUIRE(few.traffic.calls == all.traffic.calls);
+    REQUIRE(few.traffic.bytes == all.traffic.bytes);
+    REQUIRE(few.sent(Purpose::gradients) == all.sent(Purpose::gradients));
+    REQUIRE(few.allocated_bytes == all.allocated_bytes);
+  }
+}
+
+// Catches: a rank left out whose lists are longer than those of all that are looked at.
+TEST_CASE("the ranks that are looked at have the largest plan of all") {
+  const int ranks = GENERATE(1, 6, 8, 60, 96);
+  const int group = GENERATE(0, 2);
+  const Reduction reduction = GENERATE(Reduction::fp32, Reduction::ordered);
+  if (ranks == 1 && group > 0) return;
+  for (const Architecture architecture : {Architecture::gpt2, Architecture::llama}) {
+    Config c = tiny_config(Strategy::mixed, architecture);
+    c.precision.fp32_parameters = {ParameterKind::norm};
+    c.parallel.zero_stage = GENERATE(0, 1, 3);
+    c.parallel.shard_group_size = group;
+    c.parallel.reduction = reduction;
+    const ParameterTable table(c, ranks);
+    int64_t largest = 0, largest_found = 0;
+    for (int r = 0; r < ranks; ++r) largest = std::max(largest, Engine::plan(c, table, r, ranks).total());
+    for (const int r : differing_ranks(table, partition_of(c.parallel, 0, ranks))) {
+      largest_found = std::max(largest_found, Engine::plan(c, table, r, ranks).total());
+    }
+    REQUIRE(largest_found == largest);
+  }
+}
+
+// Catches: a plan whose time grows with the number of ranks, or with the square of that of layers.
+TEST_CASE("plans of 65,536 ranks and of 1,024 layers take no minutes") {
+  Config c = tiny_config(Strategy::mixed);
+  InputChoice choice;
+  choice.device = "h100";
+  const auto begin = std::chrono::steady_clock::now();
+  c.batch.tokens_per_step = 100'000 * int64_t{c.batch.micro_batch_size} * c.model.sequence_length;
+  REQUIRE(plan_scale(c, 65536, choice).stages.size() == 4);
+  c.model.layers = 1024;
+  const ScalePlan deep = plan_scale(c, 8, choice);
+  REQUIRE(deep.rounds == 12500);
+  REQUIRE(deep.stages[3].calls > 12500 * 1024);
+  REQUIRE(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));  // minutes before; sanitizers are slow
 }
 
 // Catches: bytes in the type of storage, weights that travel at stage 0, scalars among gradients, a gathering at stage
