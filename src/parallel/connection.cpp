@@ -14,8 +14,9 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "messages are written as they lie in memory");
 
-constexpr uint32_t kMagic = 0x31537444;        // "DtS1"
-constexpr uint64_t kLongestText = 1ull << 30;  // far beyond any config or manifest: a length above it is no length
+constexpr uint32_t kMagic = 0x31537444;             // "DtS1"
+constexpr uint64_t kLongestText = 1ull << 30;       // far beyond any config or manifest: a length above it is no length
+constexpr uint64_t kLongestOfStranger = 64 * 1024;  // a message of the meeting: names, a reason
 constexpr size_t kHeaderBytes = 16;
 constexpr size_t kPortion = 64 * 1024;  // bytes that one recv asks for
 
@@ -33,6 +34,8 @@ bool Connection::take_in() {
   if (!is_open()) return false;
   while (true) {
     const size_t before = inbox_.size();
+    // What is whole is taken out by next(), what is longer than allowed is refused there: the rest can wait.
+    if (before > kHeaderBytes + (trusted_ ? kLongestText : kLongestOfStranger)) return true;
     inbox_.resize(before + kPortion);
     const ssize_t count = recv(socket_.number(), inbox_.data() + before, kPortion, 0);
     const int error = errno;
@@ -51,7 +54,8 @@ std::optional<Message> Connection::next() {
   if (inbox_.size() < kHeaderBytes) return std::nullopt;
   Message message{static_cast<MessageType>(header.value<uint32_t>()), ""};
   const uint64_t length = header.value<uint64_t>();
-  if (message.type > MessageType::goodbye || length > kLongestText) throw Error("bytes arrived that no rank sends");
+  const uint64_t longest = trusted_ ? kLongestText : kLongestOfStranger;
+  if (message.type > MessageType::goodbye || length > longest) throw Error("bytes arrived that no rank sends");
   if (inbox_.size() - kHeaderBytes < length) return std::nullopt;
   message.text = inbox_.substr(kHeaderBytes, length);
   inbox_.erase(0, kHeaderBytes + length);

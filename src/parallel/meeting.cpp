@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/input_file.h"
 
 namespace dither::star {
 namespace {
@@ -25,6 +26,7 @@ constexpr double kPauseSeconds = 0.05;    // between attempts
 constexpr double kGraceSeconds = 2;       // by which the others wait longer than rank 0, who knows which ranks miss
 constexpr double kFarewellSeconds = 1;    // for telling those who came that the job does not begin
 constexpr size_t kLinesOfRank = 2;        // messages and signs
+constexpr size_t kMostGuests = 32;        // connections beside those of all ranks that have not said who they are
 constexpr int kNamesInMessage = 16;       // missing ranks named; more are counted
 constexpr const char* kFailedMark = "!";  // before the message that rank 0 shares in place of an address
 
@@ -79,8 +81,9 @@ class RendezvousFile {
 /// Rank 0's side: takes connections until two of every rank are there.
 class Reception {
  public:
-  Reception(int ranks, const std::string& name, Descriptor listener, Place place)
-      : ranks_(ranks), name_(name), listener_(std::move(listener)), place_(std::move(place)) {
+  /// `nonce_told`: every rank of this job knows the nonce, and one that does not is none.
+  Reception(int ranks, const std::string& name, Descriptor listener, Place place, bool nonce_told)
+      : ranks_(ranks), name_(name), listener_(std::move(listener)), place_(std::move(place)), nonce_told_(nonce_told) {
     messages_.resize(static_cast<size_t>(ranks));
     signs_.resize(static_cast<size_t>(ranks));
   }
@@ -152,6 +155,8 @@ class Reception {
       Descriptor socket = accept_from(listener_);
       if (!socket.is_open()) break;
       guests_.emplace_back(std::move(socket));
+      // A rank says at once who it is; strangers that say nothing must not use up the descriptors.
+      if (guests_.size() > kMostGuests + kLinesOfRank * static_cast<size_t>(ranks_)) guests_.erase(guests_.begin());
     }
   }
 
@@ -180,7 +185,7 @@ class Reception {
     const uint32_t ranks = hello.value<uint32_t>(), rank = hello.value<uint32_t>(), line = hello.value<uint32_t>();
     const uint64_t nonce = hello.value<uint64_t>();
     const std::string name = hello.text();
-    if (nonce != 0 && nonce != place_.nonce) return answer(guest, MessageType::elsewhere, "");
+    if (nonce != place_.nonce && (nonce != 0 || nonce_told_)) return answer(guest, MessageType::elsewhere, "");
     if (ranks != static_cast<uint32_t>(ranks_) || rank == 0 || rank >= ranks || line >= kLinesOfRank) {
       return answer(guest, MessageType::refused,
                     fmt::format("rank 0 waits for ranks 1 to {} of {}; {} says that it is one of {}", ranks_ - 1,
@@ -200,6 +205,7 @@ class Reception {
     pack(welcome, place_.nonce);
     pack_text(welcome, name_);
     answer(guest, MessageType::welcome, welcome);
+    guest.trust();
     member = {static_cast<int>(rank), name, std::move(guest)};
   }
 
@@ -219,6 +225,7 @@ class Reception {
   std::string name_;
   Descriptor listener_;
   Place place_;
+  bool nonce_told_;
   std::vector<Member> messages_, signs_;  // [ranks]; 0 stays empty
   std::vector<Connection> guests_;        // connected, not yet known
 };
@@ -279,6 +286,7 @@ class Visitor {
         Unpacker welcome(message.text);
         const uint64_t nonce = welcome.value<uint64_t>();
         rank_0_ = welcome.text();
+        connection.trust();
         if (place.nonce == 0 || nonce == place.nonce) return Member{0, rank_0_, std::move(connection)};
         why_not = "the rank 0 of another job listens there";
       }
@@ -308,9 +316,14 @@ class Visitor {
   std::string name_, rank_0_, refusal_;
 };
 
+/// The rendezvous file's text; "" where there is none to be read yet.
 std::string content(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
+  constexpr InputKind kRendezvous = {"a rendezvous file", "a file", 1 << 12};
+  try {
+    return read_input(path, kRendezvous);
+  } catch (const Error&) {
+    return "";
+  }
 }
 
 Address given_address(const RankEnvironment& environment) {
@@ -347,7 +360,8 @@ Meeting receive_others(const RankEnvironment& environment, double seconds, const
     listener = listen_anywhere(environment, place.address);
     file.emplace(environment.rendezvous, to_text(place));
   }
-  return Reception(environment.ranks, name_of(0), std::move(listener), place).gather(seconds);
+  return Reception(environment.ranks, name_of(0), std::move(listener), place, environment.address.empty())
+      .gather(seconds);
 }
 
 Finder finder(const RankEnvironment& environment, const Control::Share& share) {

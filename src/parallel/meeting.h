@@ -8,7 +8,8 @@
 //
 // A connection begins with `hello`: version u32, ranks u32, rank u32, line u32 (0 messages, 1 signs), nonce u64 (0: not
 // told), name text. Rank 0 answers `welcome`: nonce u64, name text; `elsewhere`: another job's nonce; or `refused`:
-// why. When all are there, every rank gets `begin` over its first line. A connection that says anything else is closed.
+// why. Nonce 0 is answered by `elsewhere` too where rank 0 made the place known itself. When all are there, every rank
+// gets `begin` over its first line. A connection that says anything else is closed.
 #pragma once
 
 #include <string>

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -248,6 +249,58 @@ TEST_CASE("strangers at rank 0's port hold up nobody") {
   environment.rank = 1;
   processes.start(environment, meet_and_part);
   for (int process = 0; process < 2; ++process) require_good(processes, process);
+}
+
+// Catches: memory taken for a message as long as a stranger says or sends, a job that such bytes end.
+TEST_CASE("a stranger's long message is cut off, and the job begins") {
+  StarProcesses processes;
+  RankEnvironment environment = local_rank(0, 2);
+  const int port = free_port();
+  environment.address = star::to_string({"127.0.0.1", port});
+  processes.start(environment, meet_and_part);
+  std::string why_not;
+  star::Descriptor stranger;
+  for (int i = 0; i < 200 && !stranger.is_open(); ++i) {
+    stranger = star::connect_to({"127.0.0.1", port}, star::Deadline::in(1), why_not);
+    if (!stranger.is_open()) sleep_seconds(0.01);
+  }
+  REQUIRE(stranger.is_open());
+  std::string bytes("DtS1\0\0\0\0\0\0\0\x20\0\0\0\0", 16);  // `hello` of 512 MiB
+  bytes.resize(1 << 20, 'x');
+  size_t sent = 0;
+  bool cut_off = false;
+  const star::Deadline deadline = star::Deadline::in(5);
+  while (!cut_off && sent < (size_t{64} << 20) && !deadline.passed()) {
+    const ssize_t count = send(stranger.number(), bytes.data() + sent % bytes.size(),
+                               bytes.size() - sent % bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (count > 0) sent += static_cast<size_t>(count);
+    cut_off = count < 0 && (errno == EPIPE || errno == ECONNRESET);
+    if (count < 0) sleep_seconds(0.001);
+  }
+  REQUIRE(cut_off);
+  environment.rank = 1;
+  processes.start(environment, meet_and_part);
+  for (int process = 0; process < 2; ++process) require_good(processes, process);
+}
+
+// Catches: a process admitted without the number that only this job's ranks were told.
+TEST_CASE("where a file tells the job's number, a process that does not know it is no rank") {
+  const Folder folder;
+  StarProcesses processes;
+  RankEnvironment environment = local_rank(0, 2);
+  environment.rendezvous = folder / "meeting";
+  processes.start(environment, meet_and_part);
+  while (file_content(environment.rendezvous).empty()) sleep_seconds(0.01);
+  const std::string place = file_content(environment.rendezvous);
+  RankEnvironment guesser = local_rank(1, 2);
+  guesser.address = place.substr(17, place.size() - 18);  // knows where, not which job
+  processes.start(guesser, [](const RankEnvironment& own, Shared&) { Control(own, 0.5).barrier(); });
+  const Ended refused = processes.wait(1);
+  REQUIRE(refused.status == 2);
+  REQUIRE_THAT(refused.error, ContainsSubstring("the rank 0 of another job listens there"));
+  environment.rank = 1;
+  processes.start(environment, meet_and_part);
+  for (const int process : {0, 2}) require_good(processes, process);
 }
 
 TEST_CASE("a second process of the same rank is refused by name, and the job goes on without it") {
