@@ -24,8 +24,12 @@ def main():
     try:
         import matplotlib
     except ImportError:
-        sys.exit("error: matplotlib is missing; Debian/Ubuntu: apt-get install python3-matplotlib")
+        # apt's packages are not seen from a virtual environment.
+        cure = (f"{sys.executable} -m pip install matplotlib" if sys.prefix != sys.base_prefix
+                else "Debian/Ubuntu: apt-get install python3-matplotlib")
+        sys.exit(f"error: matplotlib is missing; {cure}")
     matplotlib.use("Agg")  # no display needed
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $; no label here is a formula
 
     try:
         events = read_events(run / "metrics.jsonl")

@@ -30,8 +30,11 @@ try:
     import scipy.stats  # noqa: F401  (for comparison.py: missed here, before anything is read or written)
     from matplotlib import ft2font
 except ImportError as failure:
-    print(f"error: {sys.executable}: {failure.name} is missing, the report needs matplotlib and scipy; "
-          "Debian/Ubuntu: apt-get install python3-matplotlib python3-scipy", file=sys.stderr)
+    # apt's packages are not seen from a virtual environment.
+    cure = (f"{sys.executable} -m pip install matplotlib scipy" if sys.prefix != sys.base_prefix
+            else "Debian/Ubuntu: apt-get install python3-matplotlib python3-scipy")
+    print(f"error: {sys.executable}: {failure.name} is missing, the report needs matplotlib and scipy; {cure}",
+          file=sys.stderr)
     sys.exit(2)
 
 from comparison import compare_arms
@@ -43,6 +46,7 @@ from tables import tables_of, write_summary_csv, write_summary_md
 
 def write_report(directory, baseline, title):
     matplotlib.rcdefaults()  # not the user's own style: the same pixels for everyone
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $; no label here is a formula
     study = read_study(directory, baseline, title)
     compare_arms(study)
     tables = tables_of(study)

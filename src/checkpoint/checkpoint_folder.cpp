@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-";
 constexpr size_t kLeastDigits = 8;
-constexpr int64_t kSpareBytes = int64_t{1} << 20;  // for the manifest, headers and the file system's own records
+constexpr int64_t kLargestManifest = int64_t{256} << 20;  // bytes; thousands of ranks take some MiB
+constexpr int64_t kSpareBytes = int64_t{1} << 20;         // for the manifest, headers and the file system's own records
 
 /// The step in the name of a finished checkpoint; -1: another name.
 int64_t step_of(const std::string& name) {
@@ -97,7 +98,12 @@ Manifest read_manifest(const std::string& checkpoint) {
   const std::string path = checkpoint + "/" + kManifestName;
   DiskInputFile file(path, ReadFrom::cache);
   std::string text;
-  for (std::string_view piece = file.next(); !piece.empty(); piece = file.next()) text += piece;
+  for (std::string_view piece = file.next(); !piece.empty(); piece = file.next()) {
+    text += piece;
+    if (static_cast<int64_t>(text.size()) > kLargestManifest) {
+      throw Error(fmt::format("{}: larger than {} MiB: not a manifest", path, kLargestManifest >> 20));
+    }
+  }
   Manifest manifest = parse_manifest(text, path);
   const int64_t step = step_of(fs::path(checkpoint).filename().string());
   if (step >= 0 && step != manifest.training.step) {

@@ -99,9 +99,10 @@ void DiskOutputFile::put(const char* data, size_t bytes) {
 }
 
 DiskInputFile::DiskInputFile(const std::string& path, ReadFrom from) : path_(path), direct_(from == ReadFrom::disk) {
-  descriptor_ = open_direct(path, O_RDONLY | O_CLOEXEC, direct_);
-  if (descriptor_ < 0) fail(path, "be opened");
   struct stat status = {};
+  if (stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) throw Error(path + ": not a file");  // a FIFO waits
+  descriptor_ = open_direct(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, direct_);
+  if (descriptor_ < 0) fail(path, "be opened");
   if (fstat(descriptor_, &status) != 0) {
     const int error = errno;
     close(descriptor_);

@@ -47,9 +47,9 @@ float element(const SafetensorsTensor& tensor, int64_t i) {
   return to_float(value);
 }
 
-/// Copies one part of a parameter from the file into its rows [first_row, first_row + part.rows) of `values`.
-void read_part(const SafetensorsFile& file, const std::string& path, const Parameter& p, const HuggingFacePart& part,
-               int64_t first_row, std::vector<float>& values) {
+/// The tensor of one part of a parameter. Throws Error unless it has the shape and a type that the parameter needs.
+const SafetensorsTensor& tensor_of(const SafetensorsFile& file, const std::string& path, const Parameter& p,
+                                   const HuggingFacePart& part) {
   const SafetensorsTensor& tensor = file.at(part.name);
   const std::vector<int64_t> shape = shape_of(p, part);
   if (tensor.shape != shape) {
@@ -59,6 +59,13 @@ void read_part(const SafetensorsFile& file, const std::string& path, const Param
   if (tensor.type != SafetensorsType::f32 && tensor.type != SafetensorsType::bf16) {
     throw Error(path + ": " + part.name + " is " + name_of(tensor.type) + ", needs F32 or BF16");
   }
+  return tensor;
+}
+
+/// Copies one part of a parameter from the file into its rows [first_row, first_row + part.rows) of `values`.
+void read_part(const SafetensorsFile& file, const std::string& path, const Parameter& p, const HuggingFacePart& part,
+               int64_t first_row, std::vector<float>& values) {
+  const SafetensorsTensor& tensor = tensor_of(file, path, p, part);
   for (int64_t row = 0; row < part.rows; ++row) {
     for (int64_t column = 0; column < p.columns; ++column) {
       const int64_t source = part.transposed ? column * part.rows + row : row * p.columns + column;
@@ -113,6 +120,14 @@ void write_weights(const std::string& path, const Config& config, int64_t step, 
       {"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}};
   if (!tokenizer.empty()) metadata[kTokenizerKey] = tokenizer;
   write_safetensors(path, host.tensors, metadata, files);
+}
+
+void check_weights(const std::string& path, const Config& config) {
+  const SafetensorsFile file(path);
+  const ParameterTable table(config);
+  for (const Parameter& p : table.parameters()) {
+    for (const HuggingFacePart& part : p.parts) tensor_of(file, path, p, part);
+  }
 }
 
 void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer) {

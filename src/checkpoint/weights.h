@@ -24,6 +24,10 @@ void write_weights(const std::string& path, const Config& config, int64_t step, 
                    ParameterAccess& parameters, Backend& backend, Stream stream, const std::string& tokenizer = "",
                    FileSystem& files = disk());
 
+/// Throws Error unless the file has every tensor of this config's model, in its shape: by the header alone, before
+/// memory is taken for the model.
+void check_weights(const std::string& path, const Config& config);
+
 /// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
 /// the tensor that is missing, left over, or of another shape or type.
 void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer);

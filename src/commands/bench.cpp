@@ -13,6 +13,7 @@
 #include "src/commands/common.h"
 #include "src/parallel/ranks.h"
 #include "src/training/agreement.h"
+#include "src/training/node_memory.h"
 
 namespace dither {
 
@@ -21,18 +22,23 @@ namespace {
 constexpr int64_t kCpuTokens = 2048;  // of a step on the CPU: seconds rather than the hour of half a million
 
 struct Options {
-  std::string config = "configs/gpt2-124m.json";
+  std::string config;  // "" : kDefaultConfig
   std::vector<std::string> assignments;
   std::vector<std::string> operations;
   std::string json;
   bool quick = false, ranks = false;
 };
 
+Config load(const std::string& path, const std::vector<std::string>& assignments, std::vector<std::string>& warnings) {
+  if (path.empty()) return parse_config(default_bench_config(), "bench's default config", assignments, warnings);
+  return load_config(path, assignments, warnings);
+}
+
 /// The config; on the CPU, unless the batch was chosen with --set, with a step of at most kCpuTokens.
 Config config_of(const Options& options) {
   std::vector<std::string> warnings;
-  const Config config = load_config(options.config, options.assignments, warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  const Config config = load(options.config, options.assignments, warnings);
+  print_warnings(warnings);
   const auto chooses_batch = [](const std::string& text) { return text.rfind("batch.", 0) == 0; };
   const bool chosen = std::any_of(options.assignments.begin(), options.assignments.end(), chooses_batch);
   if (uses_cuda(config) || chosen || config.batch.tokens_per_step <= kCpuTokens) return config;
@@ -41,7 +47,7 @@ Config config_of(const Options& options) {
   std::vector<std::string> assignments = options.assignments;
   assignments.push_back(fmt::format("batch.micro_batch_size={}", sequences));
   assignments.push_back(fmt::format("batch.tokens_per_step={}", sequences * T));
-  return load_config(options.config, assignments, warnings);
+  return load(options.config, assignments, warnings);
 }
 
 void print_now(const std::string& text) {
@@ -70,10 +76,12 @@ void bench_ranks(const Options& options) {
     ranks.control().watch(config.parallel.timeout_seconds);
     std::ofstream file;
     if (ranks.speaks() && !options.json.empty()) file = open_for_writing(options.json);
-    Engine engine(config, make_backend(config, ranks.gpu(config.parallel)), [&](Backend& backend) {
-      demand_fitting_devices(ranks.control(), config, backend);
-      return ranks.communicator(config.parallel, backend, uses_cuda(config));
-    });
+    Engine engine(config, make_backend(config, ranks.gpu(config.parallel), ranks.environment().local_ranks),
+                  [&](Backend& backend) {
+                    demand_fitting_devices(ranks.control(), config, backend);
+                    demand_fitting_memory(ranks.control(), config, backend);
+                    return ranks.communicator(config.parallel, backend, uses_cuda(config));
+                  });
     engine.on_phase([&](const std::string& name) { ranks.control().phase(name); });
     const RankFigures figures = measure_ranks(engine, options.quick ? kQuick : Effort{});
     if (!ranks.speaks()) return;
@@ -117,12 +125,20 @@ void bench(const Options& options) {
 
 }  // namespace
 
+const char* default_bench_config() {
+  return R"({"name": "gpt2-124m", "steps": 19073, "model": {"preset": "gpt2-124m"},
+    "data": {"train": "data/fineweb/train_*.bin"}, "batch": {"tokens_per_step": 524288, "micro_batch_size": 32},
+    "precision": {"strategy": "mixed"}, "optimizer": {"learning_rate": 6e-4, "betas": [0.9, 0.95],
+    "weight_decay": 0.1, "gradient_clip": 1.0,
+    "schedule": {"kind": "cosine", "warmup_steps": 700, "final_fraction": 0.1}}})";
+}
+
 void add_bench_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("bench", "Time every operation and a whole step against the device's limits");
   command
       ->add_option("CONFIG", options->config,
-                   "Config that says model, types and batch; default: configs/gpt2-124m.json")
+                   "Config that says model, types and batch; default: that of configs/gpt2-124m.json")
       ->type_name("");
   command->add_option("--operation", options->operations, "Only this operation, and no step; repeatable")
       ->type_name("NAME")

@@ -20,6 +20,8 @@ void add_tune_command(CLI::App& app);
 void add_checkpoint_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+/// What `dither bench` takes without a config, as JSON: model, types and batch of configs/gpt2-124m.json.
+const char* default_bench_config();
 void add_plan_command(CLI::App& app);
 void add_schema_command(CLI::App& app);
 

@@ -36,7 +36,7 @@ std::vector<Study> load_studies(const Options& options) {
   for (const std::string& file : options.files) {
     std::vector<std::string> warnings;
     studies.push_back(load_study(file, options.assignments, warnings));
-    for (const std::string& warning : warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+    print_warnings(warnings);
   }
   return studies;
 }
@@ -118,16 +118,15 @@ void add_compare_command(CLI::App& app) {
   add_set_option(*command, options->assignments);
   // Without their own descriptions: the help names the unit instead.
   const CLI::Validator count = CLI::Range(1, kMost).description("");
-  const CLI::Validator positive = CLI::Validator(CLI::PositiveNumber).description("");
+  constexpr double kMostGiB = 1e6;
   command->add_option("--jobs", options->schedule.jobs, "Runs at once; default: cores / threads, on a GPU 1")
       ->type_name("N")
       ->check(count);
   command->add_option("--threads", options->schedule.threads, "Threads of each run; default: cores / jobs")
       ->type_name("N")
       ->check(count);
-  command->add_option("--memory", options->schedule.memory_gib, "For all runs at once; default: 80 % of what is free")
-      ->type_name("GiB")
-      ->check(positive);
+  add_number(*command, "--memory", options->schedule.memory_gib, "For all runs at once; default: 80 % of what is free",
+             "GiB", kMostGiB);
   command->add_flag("--overwrite", options->schedule.overwrite, "Repeat every run, finished ones too");
   command->add_flag("--list", options->list, "Print the runs, their state, size and memory, and do nothing");
   command->add_flag("--no-report", options->no_report, "Train only; `dither report` makes the report later");

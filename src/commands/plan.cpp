@@ -10,7 +10,8 @@
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
 #include "src/planning/report.h"
-#include "src/training/engine.h"  // uses_cuda()
+#include "src/training/agreement.h"  // idle_ranks_warning()
+#include "src/training/engine.h"     // uses_cuda()
 
 namespace dither {
 
@@ -30,7 +31,7 @@ void plan(Options options) {
   if (options.config.empty()) throw Error("plan: no CONFIG given; dither plan --help shows what is allowed");
   std::vector<std::string> warnings;
   Config config = load_config(options.config, options.assignments, warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  print_warnings(warnings);
   InputChoice& choice = options.inputs;
   if (choice.device.empty()) choice.device = uses_cuda(config) ? "h100" : "cpu";
   config.device = device_inputs(choice.device).cuda ? "cuda" : "cpu";
@@ -38,6 +39,8 @@ void plan(Options options) {
     const double seconds = static_cast<double>(config.batch.tokens_per_step) / options.tokens_per_second;
     choice.assignments.push_back(fmt::format("one_rank_step_seconds={}", seconds));
   }
+  const std::string idle = idle_ranks_warning(config, options.ranks);
+  if (!idle.empty()) print_warnings({idle});
   const ScalePlan result = plan_scale(config, options.ranks, choice);
   fmt::print("{}", options.json ? json_of(result) : options.markdown ? markdown_of(result) : text_of(result));
 }
@@ -67,11 +70,9 @@ void add_plan_command(CLI::App& app) {
                    "Override a number that predictions are made from; repeatable")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  command
-      ->add_option("--tokens-per-second", options->tokens_per_second,
-                   "Measured on one rank with this config; predictions start from it")
-      ->type_name("X")
-      ->check(CLI::PositiveNumber);
+  constexpr double kMostTokensPerSecond = 1e15;
+  add_number(*command, "--tokens-per-second", options->tokens_per_second,
+             "Measured on one rank with this config; predictions start from it", "X", kMostTokensPerSecond);
   command->add_flag("--json", options->json, "All figures, as JSON");
   command->add_flag("--markdown", options->markdown, "The table of stages, as in docs/scaling.md");
   command->add_flag("--list-inputs", options->list_inputs, "All inputs, devices and links with their sources");

@@ -24,7 +24,7 @@ struct Options {
 void tune_to_file(const Options& options) {
   std::vector<std::string> warnings;
   const Config config = load_config(options.config, options.assignments, warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  print_warnings(warnings);
   const std::string table = tune(config);
   std::ofstream file(options.output);
   file << table;

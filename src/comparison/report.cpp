@@ -12,10 +12,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 
 #include "base/error.h"
+#include "base/input_file.h"
 #include "src/comparison/report_archive.h"
 #include "src/comparison/tables.h"
 
@@ -37,10 +37,16 @@ void write_file(const std::string& path, const std::string& text) {
   if (!file) throw Error(path + " cannot be written: is the disk full?");
 }
 
-std::string python() {
+/// The Pythons to try, in this order: the next where one lacks a package. A virtual environment comes last, so that one
+/// made for something else does not hide the system's packages.
+std::vector<std::string> pythons() {
   const char* named = std::getenv("DITHER_PYTHON");
-  if (named != nullptr && *named != '\0') return named;
-  return access(kSystemPython, X_OK) == 0 ? kSystemPython : "python3";
+  if (named != nullptr && *named != '\0') return {named};
+  std::vector<std::string> found = {access(kSystemPython, X_OK) == 0 ? kSystemPython : "python3"};
+  const char* environment = std::getenv("VIRTUAL_ENV");
+  const std::string own = environment != nullptr ? std::string(environment) + "/bin/python3" : "";
+  if (!own.empty() && access(own.c_str(), X_OK) == 0) found.push_back(own);
+  return found;
 }
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
@@ -88,10 +94,12 @@ std::string last_line(std::FILE* file) {
   return last.rfind("error: ", 0) == 0 ? last.substr(7) : last;
 }
 
-void run_script(const ReportOptions& options) {
+/// What one Python says against the report: "" where it has made it. `missing`: it lacks a package, and has said the
+/// cure.
+std::string failure_of(const std::string& python, const ReportOptions& options, bool& missing) {
   // Python imports from an archive and not from the working directory, where a csv.py would be taken for Python's own.
   // An archive must be a file that can be opened again: the standard input is one, though it has no name on the disk.
-  std::vector<std::string> words = {python(), "/dev/stdin", options.folder};
+  std::vector<std::string> words = {python, "/dev/stdin", options.folder};
   if (!options.baseline.empty()) words.push_back("--baseline=" + options.baseline);
   if (!options.title.empty()) words.push_back("--title=" + options.title);
   const File archive = nameless_file(), errors = nameless_file();
@@ -99,15 +107,26 @@ void run_script(const ReportOptions& options) {
   if (std::fwrite(bytes.data(), 1, bytes.size(), archive.get()) != bytes.size() || std::fflush(archive.get()) != 0) {
     throw Error(std::string("a temporary file cannot be written: ") + std::strerror(errno));
   }
-
-  const int status = run(words, archive.get(), errors.get());
-  if (status == 0) return;
   const std::string kept = "\n       " + options.folder + "/runs.csv and curves.csv are written";
-  if (status < 0) throw Error("no report: " + words[0] + " cannot be run: " + std::strerror(errno) + kept + kCure);
+  const int status = run(words, archive.get(), errors.get());
+  missing = status < 0;
+  if (status == 0) return "";
+  if (status < 0) return python + " cannot be run: " + std::strerror(errno) + kept + kCure;
   const std::string said = last_line(errors.get());
-  const bool no_package = said.find("apt-get install") != std::string::npos;  // then the script has said the cure
-  throw Error("no report: " + (said.empty() ? words[0] + " failed without a word" : said) + kept +
-              (no_package ? "" : "; `dither report` makes it from the same runs again"));
+  missing = said.find(" is missing, the report needs ") != std::string::npos;
+  return (said.empty() ? python + " failed without a word" : said) + kept +
+         (missing ? "" : "; `dither report` makes it from the same runs again");
+}
+
+void run_script(const ReportOptions& options) {
+  std::string failure;
+  for (const std::string& python : pythons()) {
+    bool missing = false;
+    failure = failure_of(python, options, missing);
+    if (failure.empty()) return;
+    if (!missing) break;
+  }
+  throw Error("no report: " + failure);
 }
 
 /// The folders of runs at or below `folder`, by name. What lies in a run's folder is the run's own.
@@ -175,8 +194,8 @@ std::string write_report(const std::vector<RunRecord>& records, const ReportOpti
   write_file(options.folder + "/runs.csv", runs_csv(records));
   write_file(options.folder + "/curves.csv", curves_csv(records, options.points));
   run_script(options);
-  std::ifstream summary(options.folder + "/summary.md", std::ios::binary);
-  return std::string{std::istreambuf_iterator<char>(summary), {}} + "\n" + options.folder + "/report.html\n";
+  return read_input(options.folder + "/summary.md", {"a summary", "a text", 64 << 20}) + "\n" + options.folder +
+         "/report.html\n";
 }
 
 }  // namespace dither

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "base/counted.h"
 #include "base/error.h"
+#include "base/input_file.h"
 
 namespace dither {
 
@@ -148,20 +148,25 @@ bool is_open_elsewhere(const std::string& path) {
 }  // namespace
 
 bool MetricsReader::read(RunRecord& record) {
-  std::ifstream file(path_, std::ios::binary);
-  if (!file.seekg(offset_)) return false;
-  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  const size_t whole = bytes.rfind('\n');
-  if (whole == std::string::npos) return false;
-  for (size_t begin = 0; begin <= whole;) {
-    const size_t end = bytes.find('\n', begin);
-    const Json event = Json::parse(bytes.begin() + static_cast<int64_t>(begin),
-                                   bytes.begin() + static_cast<int64_t>(end), nullptr, false);
-    if (event.is_object()) take(event, record);
-    begin = end + 1;
+  constexpr InputKind kMetrics = {"metrics", "a metrics.jsonl"};
+  constexpr int64_t kPiece = 64 << 20;  // at once; a line has some hundred bytes
+  std::error_code unknown;              // of a run that has not begun
+  if (!fs::exists(path_, unknown)) return false;
+  bool found = false;
+  while (true) {
+    const std::string bytes = read_input_from(path_, kMetrics, offset_, kPiece);
+    const size_t whole = bytes.rfind('\n');
+    if (whole == std::string::npos) return found;
+    for (size_t begin = 0; begin <= whole;) {
+      const size_t end = bytes.find('\n', begin);
+      const Json event = Json::parse(bytes.begin() + static_cast<int64_t>(begin),
+                                     bytes.begin() + static_cast<int64_t>(end), nullptr, false);
+      if (event.is_object()) take(event, record);
+      begin = end + 1;
+    }
+    offset_ += static_cast<int64_t>(whole) + 1;
+    found = true;
   }
-  offset_ += static_cast<int64_t>(whole) + 1;
-  return true;
 }
 
 bool is_run_folder(const std::string& folder) {
@@ -179,13 +184,13 @@ RunRecord read_run(const std::string& folder) {
 
 Config read_run_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
+  std::error_code unknown;
+  if (!fs::exists(path, unknown)) {
     throw Error(folder + " is not the folder of a run: it has no config.json\n       needs: a run's folder, or one " +
                 "that has run folders in it");
   }
   std::vector<std::string> warnings;  // of a run that was begun with them: they were said then
-  return parse_config({std::istreambuf_iterator<char>(file), {}}, path, {}, warnings);
+  return parse_config(read_input(path, kConfigFile), path, {}, warnings);
 }
 
 void read_metrics(RunRecord& record) {
@@ -203,6 +208,8 @@ std::string log_path_of(const std::string& folder) {
 }
 
 std::string last_error(const std::string& log_path) {
+  std::error_code unknown;
+  if (!fs::is_regular_file(log_path, unknown)) return "";
   std::ifstream file(log_path, std::ios::binary);
   std::string last;
   for (std::string line; std::getline(file, line);) {

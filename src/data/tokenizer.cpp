@@ -4,16 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <numeric>
 #include <utility>
 
 #include "base/error.h"
+#include "base/input_file.h"
 #include "src/config/computation.h"  // hash_text()
 
 namespace dither {
@@ -23,12 +21,12 @@ constexpr const char* kEndOfTextName = "<|endoftext|>";  // what the byte tokeni
 constexpr const char* kCure = "make it again with `dither tokenize` or scripts/prepare_data.py";
 
 std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path)) {
-    throw Error(fmt::format("{}: could not open the tokenizer: {}; {}", path,
-                            file ? "it is a folder" : std::strerror(errno), kCure));
+  constexpr InputKind kTokenizer = {"a tokenizer", "a tokenizer.bin", 256 << 20};  // 65,000 times GPT-2's tokens
+  try {
+    return read_input(path, kTokenizer, "it");
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: could not open the tokenizer: {}; {}", path, error.what(), kCure));
   }
-  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 bool is_space(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }

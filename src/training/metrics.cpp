@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -41,6 +42,8 @@ std::string text_of(const Json& event) {
 
 bool has_ended(const std::string& metrics_path, int64_t step) {
   constexpr std::streamoff kLongestEnd = 4096;
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(metrics_path, unknown)) return false;
   std::ifstream file(metrics_path, std::ios::binary | std::ios::ate);
   const std::streamoff size = file.tellg();
   file.seekg(std::max<std::streamoff>(0, size - kLongestEnd));
@@ -53,6 +56,8 @@ bool has_ended(const std::string& metrics_path, int64_t step) {
 
 bool begins_as_metrics(const std::string& path) {
   constexpr std::string_view kBegin = R"({"event":"start","name":)";  // as start() writes it
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(path, unknown)) return false;
   std::ifstream file(path, std::ios::binary);
   std::string text(kBegin.size(), '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));

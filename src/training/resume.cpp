@@ -9,12 +9,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <sstream>
 #include <thread>
 
 #include "base/counted.h"
 #include "base/error.h"
+#include "base/input_file.h"
 #include "src/checkpoint/checkpoint_folder.h"
 #include "src/checkpoint/file_system.h"  // there_is()
 #include "src/checkpoint/state_tensors.h"
@@ -99,9 +99,8 @@ bool is_precision(const std::string& path) { return begins_with(path, "precision
 
 /// A run that was killed before its first checkpoint begins again, if it is the same.
 void demand_same_run(const Config& config, const RunFolder& folder) {
-  std::ifstream file(folder.config_path(), std::ios::binary);
   std::vector<std::string> warnings;
-  const Config there = parse_config({std::istreambuf_iterator<char>(file), {}}, folder.config_path(), {}, warnings);
+  const Config there = parse_config(read_input(folder.config_path(), kConfigFile), folder.config_path(), {}, warnings);
   const std::vector<DifferingKey> keys = differing(there, config, decides_state);
   if (!keys.empty()) refuse_folder(folder, "it holds a run of another config: " + keys_text(keys), kOther);
 }

@@ -521,6 +521,26 @@ class Files(ReportTest):
         self.assertEqual(sorted(path.name for path in (self.folder / "study").iterdir()), ["curves.csv", "runs.csv"])
 
 
+    # Catches: apt's line where apt's packages are not seen.
+    def test_a_virtual_environment_is_told_to_use_pip(self):
+        write_study(self.folder / "study", arms_of({"mixed": {1: 3.0}}))
+        venv = self.folder / "venv"
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+        (venv / "pyvenv.cfg").write_text(f"home = {Path(os.path.realpath(sys.executable)).parent}\ninclude-system-site-packages = false\n",
+                                         encoding="utf-8")
+        done = subprocess.run([venv / "bin/python3", REPORT, self.folder / "study"], capture_output=True, text=True,
+                              check=False)
+        self.assertEqual(done.returncode, 2)
+        self.assertRegex(done.stderr, "^error: .* is missing, .*; .*venv/bin/python3 -m pip install matplotlib scipy\n$")
+
+    # Catches: a name that matplotlib takes for a formula: an error in mid-report, or a picture without the name.
+    def test_a_dollar_in_a_name_is_a_dollar(self):
+        write_study(self.folder, arms_of({"mixed": {1: 4.0}, "bf16": {1: 4.2}}))
+        done = self.run_report("--title", r"a $\\frac{ b$")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+
 class Rebuild(ReportTest):
     # Catches: a comparison that passes whatever is committed: a value of one curve, a digit of the summary, a cell of
     # the page.

@@ -168,7 +168,8 @@ TEST_CASE("what a tokenizer cannot do is said") {
   REQUIRE(has(error_of([] { byte_tokenizer().decode(Ids{300}); }),
               "the byte tokenizer: token 300 is outside the tokenizer's vocabulary (0 to 256)"));
   REQUIRE(has(error_of([] { byte_tokenizer().decode(Ids{-1}); }), "token -1 is outside"));
-  REQUIRE(has(error_of([&] { Tokenizer t(folder / "no.bin"); }), "no.bin: could not open the tokenizer: No such file"));
+  REQUIRE(has(error_of([&] { Tokenizer t(folder / "no.bin"); }),
+              "no.bin: could not open the tokenizer: it cannot be opened: No such file"));
   REQUIRE(has(error_of([&] { Tokenizer t(folder.path()); }), "it is a folder"));
   std::string no_bytes = file_of({"ab"});
   no_bytes[1024 + 2 * 'q' + 1] = 'r';  // the token "q" now reads "r"
