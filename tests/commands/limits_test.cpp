@@ -125,8 +125,7 @@ TEST_CASE("ranks without work are warned of") {
   place.write_config("a.json");  // two micro-batches a step
   const Outcome idle = place.run({"plan", "a.json", "--ranks", "5"});
   REQUIRE(idle.status == 0);
-  REQUIRE(has(idle.err,
-              "warning: ranks without work: 3 of 5: a step of 128 tokens is 2 micro-batches of 2 x 32"));
+  REQUIRE(has(idle.err, "warning: ranks without work: 3 of 5: a step of 128 tokens is 2 micro-batches of 2 x 32"));
   REQUIRE(place.run({"plan", "a.json", "--ranks", "2"}).err.empty());
   REQUIRE(place.run({"plan", "a.json", "--ranks", "3", "--set", "batch.tokens_per_step=256"}).err.empty());
 }
