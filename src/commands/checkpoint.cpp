@@ -239,11 +239,23 @@ void show(const Options& options) {
 
 // consolidate
 
+/// Before memory is taken for a model that a damaged or foreign manifest names.
+void demand_state_of(const std::string& checkpoint, const Manifest& manifest, const Config& config) {
+  constexpr int64_t kLeastBytes = 2;  // of a parameter: its weight as BF16
+  const int64_t parameters = ParameterTable(config).counted_elements();
+  int64_t bytes = 0;
+  for (const ShardRecord& shard : manifest.shards) bytes += shard.bytes;
+  if (bytes / kLeastBytes >= parameters) return;
+  throw Error(fmt::format("{}: its shards have {} bytes, the {} parameters of its config need more", checkpoint, bytes,
+                          parameters));
+}
+
 /// The weights that forward passes use, as `dither train` leaves them: by an engine on the CPU, whatever the run had.
 void write_weights_of(const std::string& checkpoint, const std::string& output) {
   refuse_existing(output);
   const Manifest manifest = read_manifest(checkpoint);
   const Config saved = config_of(checkpoint, manifest);
+  demand_state_of(checkpoint, manifest, saved);
   verify_checkpoint(checkpoint, manifest, ReadFrom::cache);
   Config config = saved;  // what has no part in the weights' bits is made small
   config.device = "cpu";
