@@ -170,7 +170,7 @@ TEST_CASE("what a tokenizer cannot do is said") {
   REQUIRE(has(error_of([] { byte_tokenizer().decode(Ids{-1}); }), "token -1 is outside"));
   REQUIRE(has(error_of([&] { Tokenizer t(folder / "no.bin"); }),
               "no.bin: could not open the tokenizer: it cannot be opened: No such file"));
-  REQUIRE(has(error_of([&] { Tokenizer t(folder.path()); }), "it is a folder"));
+  REQUIRE(has(error_of([&] { Tokenizer t(folder.path()); }), "it is a directory, needs a tokenizer.bin"));
   std::string no_bytes = file_of({"ab"});
   no_bytes[1024 + 2 * 'q' + 1] = 'r';  // the token "q" now reads "r"
   REQUIRE(
