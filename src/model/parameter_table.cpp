@@ -35,6 +35,13 @@ ParameterGroup group_of(Role role) {
   }
 }
 
+/// A file of weights holds every row that counts.
+void check_parts(const Parameter& p) {
+  int64_t rows = 0;
+  for (const HuggingFacePart& part : p.parts) rows += part.rows;
+  DITHER_ASSERT(rows == p.counted_rows);
+}
+
 bool is_matrix(ParameterGroup group) { return group != ParameterGroup::norm && group != ParameterGroup::bias; }
 
 }  // namespace
@@ -102,6 +109,7 @@ ParameterTable::ParameterTable(const Config& config, int64_t shards)
     head.init_std = model.init_std;
   }
   close_bucket();
+  for (const Parameter& p : parameters_) check_parts(p);
 }
 
 // A linear weight is [out,in]. Projections back into the residual stream begin smaller by sqrt(2L), as in GPT-2: the
@@ -124,9 +132,9 @@ void ParameterTable::add_block(const ModelConfig& model, int layer) {
             {attention + "v_proj." + what, KD, false}};
   };
   auto up_parts = [&](const std::string& what) -> std::vector<HuggingFacePart> {
-    if (gpt2) return {{mlp + "c_fc." + what, F, true}};
-    if (model.activation == Activation::gelu) return {{mlp + "up_proj." + what, F, false}};
-    return {{mlp + "gate_proj." + what, F, false}, {mlp + "up_proj." + what, F, false}};
+    const std::string up = mlp + (gpt2 ? "c_fc." : "up_proj."), gate = mlp + (gpt2 ? "c_gate." : "gate_proj.");
+    if (model.activation == Activation::gelu) return {{up + what, F, gpt2}};
+    return {{gate + what, F, gpt2}, {up + what, F, gpt2}};
   };
   auto back_parts = [&](const std::string& name) -> std::vector<HuggingFacePart> { return {{name, C, gpt2}}; };
   const std::string projection = attention + (gpt2 ? "c_proj." : "o_proj.");
