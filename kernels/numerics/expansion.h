@@ -52,6 +52,17 @@ DITHER_INLINE Expansion two_prod(float a, float b) {
   return {p, a * b - p};
 }
 
+/// The expansion of an FP32 number whose hi is RN(x): lo is the BF16 nearest to x - hi that leaves hi = RN(hi + lo).
+/// Where RN(x - hi) is half an ulp of an odd hi, hi + lo would be a tie that goes to the other neighbour; lo is the
+/// next number towards 0 then. Infinite or NaN where x is so in BF16.
+DITHER_INLINE Expansion pair_of(float x) {
+  const float hi = as_bf16(x);
+  const float lo = as_bf16(x - hi);  // x - hi is exact
+  const float sum = bf16_add(hi, lo);
+  const bool other = sum < hi || sum > hi;  // false for NaN
+  return {hi, other ? std::bit_cast<float>(std::bit_cast<uint32_t>(lo) - 0x10000u) : lo};
+}
+
 /// x + e.hi + e.lo as an expansion. The error of e.hi + x is TwoSum's: |x| > |e.hi| happens for small weights.
 DITHER_INLINE Expansion grow(Expansion e, float x) {
   const Expansion sum = two_sum(e.hi, x);

@@ -76,8 +76,8 @@ struct WeightRule<WeightWrite::kahan> {
   }
   static DITHER_INLINE double full(StoredWeight s) { return static_cast<double>(s.w) - static_cast<double>(s.extra); }
   static DITHER_INLINE StoredWeight initial(float draw) {
-    const float w = as_bf16(draw);
-    return {w, as_bf16(w - draw)};
+    const Expansion pair = pair_of(draw);
+    return {pair.hi, -pair.lo};
   }
 };
 
@@ -94,8 +94,8 @@ struct WeightRule<WeightWrite::grow> {
   }
   static DITHER_INLINE double full(StoredWeight s) { return static_cast<double>(s.w) + static_cast<double>(s.extra); }
   static DITHER_INLINE StoredWeight initial(float draw) {
-    const float w = as_bf16(draw);
-    return {w, as_bf16(draw - w)};
+    const Expansion pair = pair_of(draw);
+    return {pair.hi, pair.lo};
   }
 };
 

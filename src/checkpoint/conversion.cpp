@@ -64,8 +64,8 @@ void convert_moments(const StateElements& source, const StateElements& target, i
   for (int64_t i = 0; i < count; ++i) {
     const float v = get(source.second_moment, i), dv = get(source.second_moment_extra, i);
     const float value = sum_or_first(static_cast<double>(v) + static_cast<double>(dv), v);
-    put(target.second_moment, i, value);
-    put(target.second_moment_extra, i, value - get(target.second_moment, i));
+    put(target.second_moment, i, value);  // pair_of(value).hi where that is BF16
+    put(target.second_moment_extra, i, pair_of(value).lo);
   }
 }
 

@@ -162,12 +162,19 @@ struct Pair {
   double w, extra;
 };
 
+/// The rest x - hi of hi = RN(x) as the BF16 nearest to it that leaves hi = RN(hi + rest).
+inline double rest_of(double x, double hi) {
+  const double rest = reference::nearest_bf16(x - hi);
+  if (!std::isfinite(rest) || reference::nearest_bf16(hi + rest) == hi) return rest;
+  return rest - std::copysign(reference::step_bf16(0.75 * rest), rest);  // it is a power of two: half an ulp of hi
+}
+
 inline Pair stored_as(Kind kind, double x) {
   const double w = reference::nearest_bf16(x);
   if (kind == Kind::fp32) return {x, 0};
   if (kind == Kind::master) return {w, x};
-  if (kind == Kind::kahan) return {w, reference::nearest_bf16(w - x)};
-  if (kind == Kind::collage) return {w, reference::nearest_bf16(x - w)};
+  if (kind == Kind::kahan) return {w, -rest_of(x, w)};
+  if (kind == Kind::collage) return {w, rest_of(x, w)};
   if (kind == Kind::bf16) return {w, 0};
   const double upper = std::isfinite(x) ? split_upper(x) : x;
   const double steps = std::isfinite(x) ? std::copysign(1.0, x) * (x - upper) / step_fp32(x) : 0;
@@ -183,7 +190,7 @@ inline void set_element(State& state, size_t i, double weight, double first, dou
   state.first.set(i, rounded_to(state.format.first_moment, first));
   const double v = rounded_to(state.format.second_moment, second);
   state.second.set(i, v);
-  state.second_extra.set(i, reference::nearest_bf16(second - v));
+  state.second_extra.set(i, rest_of(second, v));
 }
 
 struct Element {

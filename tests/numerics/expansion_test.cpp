@@ -164,6 +164,32 @@ TEST_CASE("bf16_fma overflows to the infinity of its sign") {
   CHECK(std::isnan(bf16_fma(1.0f, INFINITY, -INFINITY)));
 }
 
+// Catches: lo = RN(x - hi) where that is half an ulp of an odd hi, so that hi + lo belongs to another hi; a hi other
+// than RN(x); a lo that is further from x - hi than the rule needs.
+TEST_CASE("an FP32 number becomes the nearest pair whose hi is RN of it and of the sum") {
+  Broken broken;
+  int64_t moved = 0;
+  const auto check = [&](float x) {
+    const Expansion e = pair_of(x);
+    const double rest = nearest_bf16(double{x} - e.hi);
+    broken.unless(double{e.hi} == nearest_bf16(x) && is_normalised(e), x, e.lo);
+    if (nearest_bf16(e.hi + rest) == double{e.hi}) return broken.unless(double{e.lo} == rest, x, e.lo);
+    ++moved;  // to the neighbour of half an ulp towards 0
+    broken.unless(std::fabs(e.lo) < std::fabs(rest) && std::fabs(rest - e.lo) <= 0x1p-8 * std::fabs(rest), x, e.lo);
+  };
+  for (uint32_t upper = 0x3F80; upper < 0x4000; ++upper) {  // every mantissa, of both signs, with every rest at ties
+    for (uint32_t lower = 0x7E00; lower < 0x8200; ++lower) {
+      const float x = float_of(upper << 16 | lower);
+      check(x);
+      check(-x);
+    }
+  }
+  Random random(21);
+  for (int i = 0; i < 200'000; ++i) check(static_cast<float>(random.sign() * random.log_uniform(0x1p-100, 0x1p100)));
+  REQUIRE_NONE(broken);
+  REQUIRE(moved > 1000);
+}
+
 // Catches: Fast2Sum for hi + x (|x| > |hi| happens), an lo that is not added, added twice or added before the sum's own
 // error, a result that is not normalised. The bound counts one rounding, of lo + error, and nothing else.
 TEST_CASE("grow is its published program, bit by bit, and loses at most one rounding of the low part") {
