@@ -17,7 +17,11 @@ class Error : public std::runtime_error {
 void set_error_origin(const std::string& origin);
 const std::string& error_origin();
 
-/// Prints the broken assertion with its place and aborts.
+/// The program's exit status after a mistake of its own.
+constexpr int kInternalErrorStatus = 3;
+
+/// Prints "internal error: " with the assertion and its place, and ends the process with kInternalErrorStatus. From any
+/// thread.
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
 
 }  // namespace dither

@@ -16,7 +16,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <new>
+#include <string>
 #include <system_error>
 
 #include "base/bus_error.h"
@@ -29,7 +31,6 @@
 namespace {
 
 constexpr int kBadInput = 2;
-constexpr int kInternal = 3;
 constexpr size_t kHelpColumn = 30;  // where descriptions begin: behind the longest option
 
 constexpr const char* kDescription =
@@ -96,10 +97,25 @@ int failed(const char* kind, const std::string& message, int status) {
   return status;
 }
 
+/// An exception that no thread has caught: of a parallel region, or in a destructor.
+[[noreturn]] void terminated() {
+  const char* what = "an exception was not caught";
+  std::string text;
+  try {
+    if (const std::exception_ptr e = std::current_exception()) std::rethrow_exception(e);
+  } catch (const std::exception& e) {
+    text = e.what();
+    what = text.c_str();
+  } catch (...) {  // of no standard type: nothing is known of it
+  }
+  std::_Exit(failed("internal error: ", what, dither::kInternalErrorStatus));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   open_standard_descriptors();
+  std::set_terminate(terminated);
   // A file that may not grow any further (ulimit -f, quotas of batch systems): the write that fails says so, and is met
   // where it can be, instead of the program's death.
   std::signal(SIGXFSZ, SIG_IGN);
@@ -138,6 +154,6 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc& e) {
     return failed("error: ", dither::words_of(e), kBadInput);
   } catch (const std::exception& e) {
-    return failed("internal error: ", e.what(), kInternal);
+    return failed("internal error: ", e.what(), dither::kInternalErrorStatus);
   }
 }
