@@ -88,6 +88,15 @@ void check_batch(const Config& config, const Given& given) {
   }
 }
 
+void check_schedule(const Config& config, const Given& given) {
+  const int64_t start = config.optimizer.schedule.start_step;
+  if (start > 0 && start >= config.steps) {
+    fail(given, "optimizer.schedule.start_step",
+         fmt::format("is {}, needs to be below steps {}: the schedule runs from there to the last step", start,
+                     config.steps));
+  }
+}
+
 void check_precision(const Config& config, const Given& given) {
   const PrecisionConfig& p = config.precision;
   const StrategyInfo& strategy = strategy_info(p.strategy);
@@ -224,17 +233,17 @@ void warn_of_idle_keys(const Config& config, std::vector<std::string>& warnings)
 
 void warn_of_schedule(const Config& config, std::vector<std::string>& warnings) {
   const OptimizerConfig& o = config.optimizer;
-  if (o.schedule.warmup_steps > config.steps) {
+  const int64_t steps = config.steps - o.schedule.start_step;  // of the schedule
+  if (o.schedule.warmup_steps > steps) {
     warnings.push_back(fmt::format(
         "optimizer.schedule.warmup_steps {} is longer than the run of {} steps: the learning rate never reaches {}",
-        o.schedule.warmup_steps, config.steps, o.learning_rate));
-  } else if (o.schedule.kind == ScheduleKind::wsd &&
-             static_cast<double>(o.schedule.warmup_steps) >
-                 (1 - o.schedule.decay_fraction) * static_cast<double>(config.steps)) {
+        o.schedule.warmup_steps, steps, o.learning_rate));
+  } else if (o.schedule.kind == ScheduleKind::wsd && static_cast<double>(o.schedule.warmup_steps) >
+                                                         (1 - o.schedule.decay_fraction) * static_cast<double>(steps)) {
     warnings.push_back(
         fmt::format("optimizer.schedule.warmup_steps {} and decay_fraction {} overlap in a run of {} steps: no steps "
                     "at {} are left",
-                    o.schedule.warmup_steps, o.schedule.decay_fraction, config.steps, o.learning_rate));
+                    o.schedule.warmup_steps, o.schedule.decay_fraction, steps, o.learning_rate));
   }
 }
 
@@ -300,6 +309,7 @@ void check_contradictions(const Config& config, const Given& given) {
   check_heads(config, given);
   check_rotary(config, given);
   check_batch(config, given);
+  check_schedule(config, given);
   check_precision(config, given);
   check_parallel(config, given);
   check_data(config, given);

@@ -86,6 +86,7 @@ enum class DecayShape { linear, one_minus_sqrt };
 
 struct ScheduleConfig {
   ScheduleKind kind = ScheduleKind::cosine;
+  int64_t start_step = 0;                       // after it the schedule begins: warm-up and course take the steps left
   int64_t warmup_steps = 0;                     // linear from 0 to the learning rate
   double final_fraction = 0.1;                  // of the learning rate, reached at the last step
   double decay_fraction = 0.2;                  // wsd: share of all steps that the final decay takes
@@ -164,6 +165,7 @@ struct LoggingConfig {
 };
 
 struct Config {
+  std::vector<std::string> derived;  // keys whose values followed from others when the config was read (derived.h)
   std::string name;
   uint64_t seed = 1337;
   std::string device = "auto";  // auto, cpu, cuda

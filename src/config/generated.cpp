@@ -9,6 +9,7 @@
 
 #include "src/config/computation.h"  // decides_computation()
 #include "src/config/config.h"
+#include "src/config/derived.h"   // kDerivedKey
 #include "src/config/document.h"  // shown()
 #include "src/config/keys.h"
 #include "src/config/presets.h"
@@ -90,6 +91,7 @@ Ordered schema_of_product() {
 }
 
 std::string range_in_table(const Key& key) {
+  if (key.path == kDerivedKey) return "a list of keys";
   if (key.type != KeyType::word) return allowed(key);
   std::string list;
   if (key.path == "model.preset") return "a name of the table below, or `\"\"`";
@@ -116,7 +118,7 @@ std::string key_rows() {
 std::string word_lists() {
   std::string page = "\n## What the words mean\n";
   for (const Key& key : key_table()) {
-    if (key.words.empty() || key.path == "model.preset" || key.path == "precision.strategy") continue;
+    if (key.words.empty() || key.path == "model.preset" || key.path == "precision.strategy" || !key.load) continue;
     page += "- `" + key.path + "`: ";
     for (const Word& word : key.words) {
       page += (&word == key.words.data() ? "`" : "; `") + word.name + "` " + word.meaning;
@@ -165,6 +167,9 @@ extend another one and say only what differs:
 - **Models.** `model.preset` gives every dimension; keys beside it, also those of an extended file, override single ones.
   Without a preset `layers`, `hidden`, `heads`, `ffn`, `vocabulary` and `sequence_length` must be given, and
   `model.architecture` chooses the defaults of the rest.
+- **Saved configs** (`runs/a/config.json`, and those inside weights and checkpoints) hold every key. `derived` lists those
+  that nobody gave: they give way where a later value changes what they follow from, so that
+  `dither train runs/a/config.json --set name=b --set precision.strategy=mixed` is the run with that strategy.
 - **Errors.** Unknown and repeated keys, null, a wrong type, a value out of range and keys that contradict each other are
   errors; nothing is ignored in silence. An integer may be written as `1e4`; a number that would be rounded to another
   integer is an error. At most 64 files extend each other.
@@ -187,6 +192,7 @@ std::string to_json(const Config& config) {
   const auto member = [](Ordered& object, const std::string& name) -> Ordered& { return object[name]; };
   for (const Key& key : key_table()) {
     if (key.load) at_path(root, key.path, member) = key.load(config);
+    if (key.path == kDerivedKey && !config.derived.empty()) root[kDerivedKey] = config.derived;
   }
   return root.dump(2) + "\n";
 }

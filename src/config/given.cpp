@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/input_file.h"
+#include "src/config/derived.h"   // mark_derived()
 #include "src/config/document.h"  // read_document(), read_value(), shown()
 #include "src/config/keys.h"      // the table, problem(), advice()
 #include "src/config/retired_keys.h"
@@ -42,13 +43,13 @@ void spread(const std::string& path, const Json& value, const std::string& origi
       given.products = read_variations(value, origin);
       given.vary_origin = origin;
     }
-    if (key->store) given.values[path] = {std::make_shared<nlohmann::json>(value), origin, layer};
+    if (key->store) given.values[path] = {std::make_shared<nlohmann::json>(value), origin, layer, false};
     return;
   }
   if (const RetiredKey* retired = find_retired_key(path)) {
     const std::string wrong = problem(retired->key, value);
     if (!wrong.empty()) throw Error(origin + ": " + path + " is " + shown(value) + ", " + wrong);
-    given.retired[path] = {std::make_shared<nlohmann::json>(value), origin, layer};
+    given.retired[path] = {std::make_shared<nlohmann::json>(value), origin, layer, false};
     return;
   }
   if (!is_section(path)) throw Error(origin + ": " + path + " is not a key" + advice(path));
@@ -119,7 +120,8 @@ Given combine(std::vector<Layer> layers, const std::vector<std::string>& assignm
   int depth = 0;
   for (const Layer& layer : layers) {
     given.values.erase("name");
-    spread("", layer.document, layer.origin, depth++, given);
+    spread("", layer.document, layer.origin, depth, given);
+    mark_derived(layer.document, depth++, given);
   }
   given.assigned_layer = depth;
   for (const std::string& assignment : assignments) assign(assignment, depth, given);

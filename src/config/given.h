@@ -16,6 +16,7 @@ struct GivenValue {
   std::shared_ptr<const nlohmann::json> value;  // never null
   std::string origin;                           // file, or "--set"
   int layer;                                    // higher overrides lower: the last extended file is 0, --set comes last
+  bool derived = false;  // the file is a saved config, in which this value followed from others (derived.h)
 };
 
 struct Given {

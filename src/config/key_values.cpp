@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/words.h"           // visible()
+#include "src/config/derived.h"   // kDerivedKey
 #include "src/config/document.h"  // shown()
 #include "src/config/keys.h"
 #include "src/config/presets.h"   // family_defaults()
@@ -194,7 +195,7 @@ std::string advice(const std::string& path) {
   const std::string start = section.empty() ? "" : section + ".";
   std::string list, last;
   for (const Key& key : key_table()) {
-    if (key.path.compare(0, start.size(), start) != 0) continue;
+    if (key.path.compare(0, start.size(), start) != 0 || key.path == kDerivedKey) continue;  // nobody writes that one
     const std::string name = key.path.substr(start.size(), key.path.find('.', start.size()) - start.size());
     if (name != last) list += (list.empty() ? "" : ", ") + name;
     last = name;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "src/config/derived.h"       // derivations()
 #include "src/config/key_builders.h"  // FIELD, integer(), real(), pair(), word(), text(), boolean(), directive()
 #include "src/config/presets.h"       // names of the models
 
@@ -56,11 +57,21 @@ const char* const kByStrategy = "by precision.strategy: docs/strategies.md";
 const std::vector<std::pair<std::string, std::string>> kRoundings = {
     {"nearest", "to nearest, ties to even"}, {"stochastic", "up or down at random, exact in the mean"}};
 
+/// `derived`, which saved configs have: its words are the keys that may be derived.
+KeyLine derived_directive() {
+  KeyLine key =
+      directive(kDerivedKey, KeyType::words,
+                "of a saved config: the keys that nobody gave; they give way where what they follow from changes");
+  for (const Derivation& d : derivations()) key.words.push_back({d.key, 0, ""});
+  return key;
+}
+
 std::vector<Key> reading_and_run_keys() {
   return {
       directive("$schema", KeyType::text, "for editors: where docs/config.schema.json is; not read"),
       directive("extends", KeyType::text,
                 "config file whose keys hold where this one says nothing; relative to this file"),
+      derived_directive(),
       text(FIELD(name), TextRule::folder_name, "names the run's folder; never taken from an extended file")
           .by("the config file's name without .json"),
       integer(FIELD(seed), {0, kMaxSeed}, "all random bits of the run follow from it"),
@@ -148,7 +159,8 @@ std::vector<Key> data_and_precision_keys() {
           .by("by precision.strategy: bf16_sr or fp32, docs/strategies.md"),
       word(FIELD(precision.residual), float_words(), "storage of the residual stream")
           .by("the type of the weights: fp32 under fp32 and mixed_autocast, else bf16"),
-      word(FIELD(precision.compute), float_words(), "activations and matrix products")
+      word(FIELD(precision.compute), float_words(),
+           "activations and matrix products; a choice under mixed_autocast alone")
           .by("by precision.strategy: fp32 under fp32, else bf16"),
       word_list(FIELD(precision.fp32_parameters),
                 words({{"norm", "gains and biases of the norms"},
@@ -173,6 +185,8 @@ std::vector<Key> optimizer_keys() {
                   {"cosine", "falls in half a cosine"},
                   {"wsd", "stays, then falls over decay_fraction as decay_shape says"}}),
            "course of the learning rate after warm-up"),
+      integer(FIELD(optimizer.schedule.start_step), {0, kMaxSteps},
+              "step after which the schedule begins, with warm-up, for a run that resumes there; 0: at the first step"),
       integer(FIELD(optimizer.schedule.warmup_steps), {0, kMaxSteps}, "steps in which the learning rate rises from 0"),
       real(FIELD(optimizer.schedule.final_fraction), {0, 1}, "of the learning rate, reached at the last step"),
       real(FIELD(optimizer.schedule.decay_fraction), {0, 1}, "wsd: share of all steps that the final fall takes"),

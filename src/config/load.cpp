@@ -4,10 +4,12 @@
 #include "base/error.h"
 #include "src/config/checks.h"  // check_contradictions(), collect_warnings()
 #include "src/config/config.h"
+#include "src/config/derived.h"   // derived_keys(), without_outdated()
 #include "src/config/document.h"  // shown()
 #include "src/config/given.h"     // files, extends, --set
-#include "src/config/keys.h"      // the table
-#include "src/config/presets.h"   // find_preset(), family_defaults()
+#include "src/config/inference.h"
+#include "src/config/keys.h"     // the table
+#include "src/config/presets.h"  // find_preset(), family_defaults()
 #include "src/config/resolve.h"
 #include "src/config/retired_keys.h"
 
@@ -65,17 +67,7 @@ void derive(Config& config, const Given& given) {
   if (absent("batch.tokens_per_step")) {
     config.batch.tokens_per_step = int64_t{config.batch.micro_batch_size} * m.sequence_length;
   }
-  PrecisionConfig& p = config.precision;
-  const StrategyInfo& strategy = strategy_info(p.strategy);
-  if (absent("precision.gradient")) {
-    p.gradient = strategy.gradient == DType::fp32 ? GradientStorage::fp32 : GradientStorage::bf16_sr;
-  }
-  if (absent("precision.first_moment")) p.first_moment = strategy.first_moment;
-  if (absent("precision.second_moment")) p.second_moment = strategy.second_moment;
-  if (absent("precision.residual")) p.residual = strategy.weight;
-  if (absent("precision.compute")) p.compute = strategy.compute;
-  ParallelConfig& parallel = config.parallel;
-  if (absent("parallel.wire")) parallel.wire = parallel.reduction == Reduction::bf16 ? DType::bf16 : DType::fp32;
+  derive_by_strategy(config, [&absent](const char* key) { return !absent(key); });
 }
 
 /// The name of a run whose config gives none: the file's, without folder and ending.
@@ -100,8 +92,10 @@ Config resolve_single(const Given& given, std::vector<std::string>& warnings) {
 
 }  // namespace
 
-Config resolve(const Given& given, std::vector<std::string>& warnings) {
+Config resolve(const Given& all, std::vector<std::string>& warnings) {
+  const Given given = without_outdated(all);
   Config config;
+  config.derived = derived_keys(given);
   config.model = starting_model(given);
   for (const auto& [path, given_value] : given.values) find_key(path)->store(config, *given_value.value);
   if (given.find("name") == nullptr) config.name = name_from(given.origin);
@@ -121,6 +115,18 @@ Config load_config(const std::string& path, const std::vector<std::string>& assi
 Config parse_config(const std::string& json_text, const std::string& origin,
                     const std::vector<std::string>& assignments, std::vector<std::string>& warnings) {
   return resolve_single(gather_text(json_text, origin, assignments), warnings);
+}
+
+Config parse_inference_config(const std::string& json_text, const std::string& origin,
+                              const std::vector<std::string>& assignments, int sequences) {
+  Given given = gather_text(json_text, origin, assignments);
+  const GivenValue* step = given.find("batch.tokens_per_step");
+  if (step != nullptr && step->layer < given.assigned_layer) given.values.erase("batch.tokens_per_step");
+  std::vector<std::string> heard;
+  Config config = resolve_single(given, heard);
+  if (sequences > 0) config.batch.micro_batch_size = sequences;
+  config.batch.tokens_per_step = int64_t{config.batch.micro_batch_size} * config.model.sequence_length;
+  return config;
 }
 
 }  // namespace dither

@@ -6,8 +6,10 @@
 
 namespace dither {
 
-double learning_rate_at(const OptimizerConfig& optimizer, int64_t steps, int64_t step) {
+double learning_rate_at(const OptimizerConfig& optimizer, int64_t last_step, int64_t at_step) {
   const ScheduleConfig& s = optimizer.schedule;
+  const int64_t steps = last_step - s.start_step, step = at_step - s.start_step;
+  if (s.start_step > 0 && step <= 0) return 0;
   const double lr = optimizer.learning_rate, f = s.final_fraction;
   if (step <= s.warmup_steps) return lr * static_cast<double>(step) / static_cast<double>(s.warmup_steps);
   const double remaining = static_cast<double>(std::max<int64_t>(1, steps - s.warmup_steps));

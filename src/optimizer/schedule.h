@@ -7,8 +7,10 @@
 
 namespace dither {
 
-/// Learning rate of step 1 .. steps. Warm-up is linear, lr * step / warmup_steps; after it, with p the share of the
-/// remaining steps that is done (1 at the last step) and f = final_fraction:
+/// Learning rate of step 1 .. steps. The schedule begins after start_step, 0 but for runs that resume with a new one:
+/// below, "step" and "all steps" count from there, and up to there the rate is 0. Warm-up is linear, lr * step /
+/// warmup_steps; after it, with p the share of the remaining steps that is done (1 at the last step) and f =
+/// final_fraction:
 ///   constant  lr
 ///   linear    lr * (1 - (1-f) p)
 ///   cosine    lr * (f + (1-f) (1 + cos(pi p)) / 2)

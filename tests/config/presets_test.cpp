@@ -9,6 +9,10 @@ namespace {
 
 Config with_preset(const std::string& name) { return parsed(small_with(R"({"model": {"preset": ")" + name + "\"}}")); }
 
+std::string to_string_of_precision(const Config& config) {
+  return nlohmann::json::parse(to_json(config)).at("precision").dump();
+}
+
 /// Parameters of a model: embeddings, then per layer two norms, attention and feed-forward layer, the last norm, head.
 int64_t count_parameters(const ModelConfig& m) {
   const int64_t C = m.hidden, F = m.ffn, D = m.head_size;
@@ -109,6 +113,35 @@ TEST_CASE("a complete config survives being written and read") {
       "betas": [0.1, 0.30000000000000004]}, "sampling": {"prompt": "a\n\"\u00e9\u0000"}, "precision": {"strategy": "mixed"}})");
   CHECK(to_json(parsed(to_json(parsed(odd)))) == to_json(parsed(odd)));
   CHECK(parsed(to_json(parsed(odd))).seed == 18446744073709551615u);
+}
+
+// Catches: values that a saved config holds and nobody gave, which contradict another strategy one by one; values that
+// the user gave and that give way; a list that is lost by being saved again; a preset that is chosen and not used.
+TEST_CASE("what nobody gave follows a saved config's later changes, and what was given stays") {
+  for (const StrategyInfo& from : kStrategies) {
+    const std::string written = small_with(R"({"precision": {"strategy": ")" + std::string(from.name) + R"("}})");
+    for (const StrategyInfo& to : kStrategies) {
+      const std::vector<std::string> change = {std::string("precision.strategy=") + to.name};
+      const std::string saved = to_json(parsed(written));
+      INFO(from.name << " to " << to.name);
+      CHECK(to_json(parsed(saved, change)) == to_json(parsed(written, change)));
+      nlohmann::json old = nlohmann::json::parse(saved);  // of a version that had no list
+      old.erase("derived");
+      const Config changed = parsed(old.dump(), change), wanted = parsed(written, change);
+      CHECK(to_string_of_precision(changed) == to_string_of_precision(wanted));
+    }
+  }
+  const auto again = [](const std::string& patch, const std::vector<std::string>& change) {
+    return parsed(to_json(parsed(to_json(parsed(small_with(patch))))), change);
+  };
+  CHECK(again(R"({"precision": {"strategy": "mixed", "gradient": "fp32"}})", {"precision.strategy=bf16"})
+            .precision.gradient == GradientStorage::fp32);
+  CHECK(again("{}", {"parallel.reduction=bf16"}).parallel.wire == DType::bf16);
+  CHECK(again("{}", {"batch.micro_batch_size=3"}).batch.tokens_per_step ==
+        3 * parsed(small_with("{}")).model.sequence_length);
+  CHECK(again("{}", {"model.preset=gpt2-124m"}).model.layers == 12);
+  CHECK(again(R"({"model": {"layers": 3}})", {"model.preset=gpt2-124m"}).model.layers == 3);
+  CHECK(contains(error_of(small_with(R"({"derived": ["seed"]})")), "derived"));
 }
 
 const char* const kFree = R"({"name": "t", "steps": 1, "data": {"train": "a"}, "model": {"layers": 2, "hidden": 96,

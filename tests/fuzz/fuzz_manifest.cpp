@@ -45,8 +45,8 @@ bool same(const ShardRecord& a, const ShardRecord& b) {
 
 bool same(const Manifest& a, const Manifest& b) {
   const TrainingState &left = a.training, &right = b.training;
-  if (left.step != right.step || left.samples != right.samples || !same(left.losses, right.losses) ||
-      !same(left.norms, right.norms) || left.skipped_steps != right.skipped_steps ||
+  if (left.step != right.step || left.samples != right.samples || left.tokens != right.tokens ||
+      !same(left.losses, right.losses) || !same(left.norms, right.norms) || left.skipped_steps != right.skipped_steps ||
       left.skipped_in_a_row != right.skipped_in_a_row) {
     return false;
   }

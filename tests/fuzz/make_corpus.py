@@ -143,13 +143,14 @@ def manifest_seeds():
         "odd-texts": {"commit": "", "arithmetic": "\u00e9\u0000\"\\\n\U0001f600", "shards": one_shard(file="\u00e9 \\")},
         "largest": {"step": 2**32 - 1, "samples": 2**62, "ranks": 2**20,
                     "shards": one_shard(bytes=2**62, ranges={"weight/a": [2**62 - 1, 2**62]})},
-        "odd-config": {"config": {"a": [1e300, -0.0, 1e-300, 2**64 - 1, -2**63, True, None, {"": {}}]}},
+        "version-2": {"version": 2, "tokens": 2**62}, "odd-config": {"config": {"a": [1e300, -0.0, 1e-300, 2**64 - 1, -2**63, True, None, {"": {}}]}},
     }
     for name, changes in valid.items():
         yield "valid-" + name, manifest_text(**changes).encode()
     yield "valid-without-a-last-line", manifest_text().encode()[:-len('"xxh3": "0000000000000000"\n}\n')]
     bad = {
-        "format": {"format": "something else"}, "version-0": {"version": 0}, "version-2": {"version": 2},
+        "format": {"format": "something else"}, "version-0": {"version": 0}, "version-3": {"version": 3, "tokens": 0},
+        "version-1-tokens": {"tokens": 0}, "version-2": {"version": 2}, "tokens-negative": {"version": 2, "tokens": -1},
         "version-text": {"version": "1"}, "version-real": {"version": 1.0}, "step-negative": {"step": -1},
         "step-beyond-32-bits": {"step": 2**32}, "samples-beyond-63-bits": {"samples": 2**63}, "ranks-0": {"ranks": 0},
         "guards-text": {"guards": {**guards, "losses": ["nan"]}}, "guards-list": {"guards": []},

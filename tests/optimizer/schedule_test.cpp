@@ -66,4 +66,19 @@ TEST_CASE("a warm-up longer than the run just never ends") {
   CHECK(learning_rate_at(with_schedule(ScheduleKind::cosine, 200), 100, 100) == 1.0);
 }
 
+// Catches: a warm-up or a course that counts from the first step of the run, a decay over a share of all steps, bits
+// that change where the key is 0.
+TEST_CASE("a schedule with a start takes the steps after it as its own") {
+  for (const ScheduleKind kind :
+       {ScheduleKind::constant, ScheduleKind::linear, ScheduleKind::cosine, ScheduleKind::wsd}) {
+    const OptimizerConfig whole = with_schedule(kind, 4);
+    OptimizerConfig late = whole;
+    late.schedule.start_step = 40;
+    for (int64_t step = 1; step <= 100; ++step) {
+      CHECK(learning_rate_at(late, 140, 40 + step) == learning_rate_at(whole, 100, step));
+    }
+    CHECK(learning_rate_at(late, 140, 40) == 0);
+  }
+}
+
 }  // namespace dither
