@@ -54,7 +54,9 @@ class Loader {
     state_tensors(checkpoint_, manifest, saved_);
     for (const Parameter& p : table_.parameters()) {
       const Parameter& there = saved_parameter(p);
-      if (there.rows == p.rows && there.columns == p.columns) continue;
+      // The first positions of a longer sequence are those of a shorter one.
+      const bool fewer_positions = p.role == Role::position_embedding && there.rows > p.rows;
+      if ((there.rows == p.rows || fewer_positions) && there.columns == p.columns) continue;
       throw Error(
           fmt::format("{}: {} has shape [{},{}] there, this model needs [{},{}]: it is another model's checkpoint",
                       checkpoint_, p.name, there.rows, there.columns, p.rows, p.columns));

@@ -28,6 +28,7 @@ constexpr int64_t kMost = int64_t{1} << 62;  // of counts that nothing else boun
 
 // The last line but one and the last: the checksum of all that stands before them.
 constexpr std::string_view kTrailerBegin = "\"xxh3\": \"", kTrailerEnd = "\"\n}\n";
+constexpr int64_t kVersionWithTokens = 2;  // the first that has the key "tokens"
 constexpr size_t kDigits = 16;
 constexpr size_t kTrailerBytes = kTrailerBegin.size() + kDigits + kTrailerEnd.size();
 
@@ -184,10 +185,11 @@ ShardRecord shard_of(const Json& value, const std::string& origin) {
   return record;
 }
 
-TrainingState training_of(Reader& manifest, const std::string& origin) {
+TrainingState training_of(Reader& manifest, int64_t version, const std::string& origin) {
   TrainingState state;
   state.step = manifest.integer("step", 0, kMostSteps);
   state.samples = manifest.integer("samples", 0, kMost);
+  state.tokens = version >= kVersionWithTokens ? manifest.integer("tokens", 0, kMost) : -1;
   Reader guards(manifest.at("guards"), "\"guards\"", origin);
   state.losses = guards.window("losses");
   state.norms = guards.window("norms");
@@ -229,11 +231,13 @@ std::string to_text(const Manifest& m) {
                           {"norms", t.norms},
                           {"skipped_steps", t.skipped_steps},
                           {"skipped_in_a_row", t.skipped_in_a_row}};
+  const bool counts_tokens = t.tokens >= 0;  // else what was read was of version 1, and stays so
   const std::vector<std::pair<const char*, Ordered>> keys = {
       {"format", kCheckpointFormat},
-      {"version", kCheckpointVersion},
+      {"version", counts_tokens ? kCheckpointVersion : kVersionWithTokens - 1},
       {"step", t.step},
       {"samples", t.samples},
+      {"tokens", t.tokens},
       {"guards", guards},
       {"ranks", m.ranks},
       {"commit", m.commit},
@@ -243,6 +247,7 @@ std::string to_text(const Manifest& m) {
       {"algorithms", m.algorithms.empty() ? Ordered(nullptr) : Ordered::parse(m.algorithms)}};
   std::string text = "{\n";
   for (const auto& [key, value] : keys) {
+    if (key == std::string_view("tokens") && !counts_tokens) continue;
     text += fmt::format("\"{}\": {},\n", key, value.dump(-1, ' ', false, Ordered::error_handler_t::replace));
   }
   std::vector<std::string> shards;
@@ -267,7 +272,7 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
                     version, kCheckpointVersion));
   }
   Manifest m;
-  m.training = training_of(file, origin);
+  m.training = training_of(file, version, origin);
   m.ranks = file.integer("ranks", 1, kMostRanks);
   m.commit = file.text("commit");
   m.arithmetic = file.text("arithmetic");

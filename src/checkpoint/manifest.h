@@ -12,7 +12,7 @@
 namespace dither {
 
 constexpr const char* kCheckpointFormat = "dither checkpoint";  // in a manifest, and in the metadata of its shards
-constexpr int64_t kCheckpointVersion = 1;
+constexpr int64_t kCheckpointVersion = 2;
 
 /// The kinds of a parameter's state, as manifests, shards and Optimizer::state() name them.
 constexpr size_t kStateKinds = 5;
@@ -23,7 +23,8 @@ constexpr std::array<const char*, kStateKinds> kStateNames = {"weight", "weight_
 /// `step` and `samples`: there is no state of a random generator.
 struct TrainingState {
   int64_t step = 0;              // done
-  int64_t samples = 0;           // consumed, by all ranks
+  int64_t samples = 0;           // the next step begins with this one, of the config's sequence length
+  int64_t tokens = 0;            // consumed by all ranks, whatever their sequence lengths; -1: of version 1, unknown
   std::vector<double> losses;    // } the guards' windows, oldest first
   std::vector<double> norms;     // }
   int64_t skipped_steps = 0;     // of the whole run

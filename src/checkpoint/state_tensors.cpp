@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <limits>
 #include <set>
 
 #include "base/error.h"
@@ -22,6 +23,16 @@ StateFormat state_format(const Parameter& parameter, const PrecisionConfig& prec
 Config config_of(const std::string& checkpoint, const Manifest& manifest) {
   std::vector<std::string> warnings;  // were heard when the run began
   return parse_config(manifest.config, fmt::format("{}/{}: config", checkpoint, kManifestName), {}, warnings);
+}
+
+int64_t tokens_of(int64_t samples, int64_t sequence_length) {
+  if (samples <= std::numeric_limits<int64_t>::max() / sequence_length) return samples * sequence_length;
+  throw Error(fmt::format("a manifest counts {} samples of {} tokens: more than 63 bits hold; it is damaged", samples,
+                          sequence_length));
+}
+
+int64_t tokens_consumed(const TrainingState& state, const Config& saved) {
+  return state.tokens >= 0 ? state.tokens : tokens_of(state.samples, saved.model.sequence_length);
 }
 
 std::vector<StateTensor> state_tensors(const std::string& checkpoint, const Manifest& manifest, const Config& config) {

@@ -35,6 +35,13 @@ struct StateTensor {
 /// understand.
 Config config_of(const std::string& checkpoint, const Manifest& manifest);
 
+/// samples * sequence_length. Throws Error where that is more than 63 bits count: no run has got there.
+int64_t tokens_of(int64_t samples, int64_t sequence_length);
+
+/// Tokens that a run had consumed; of version 1, which did not count them, from samples and the sequence length of
+/// `saved`, the config in the manifest.
+int64_t tokens_consumed(const TrainingState& state, const Config& saved);
+
 /// All tensors of a run of this config, by parameter in the order of the table, then by kind. Throws Error unless the
 /// manifest has each of their elements once, and no others.
 std::vector<StateTensor> state_tensors(const std::string& checkpoint, const Manifest& manifest, const Config& config);

@@ -1,5 +1,7 @@
 #include "src/checkpoint/weights.h"
 
+#include <charconv>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <set>
@@ -12,8 +14,7 @@ namespace dither {
 
 namespace {
 
-constexpr const char* kConfigKey = "dither_config";
-constexpr const char* kTokenizerKey = "dither_tokenizer";
+constexpr const char *kConfigKey = "dither_config", *kStepKey = "dither_step", *kTokenizerKey = "dither_tokenizer";
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -52,7 +53,9 @@ const SafetensorsTensor& tensor_of(const SafetensorsFile& file, const std::strin
                                    const HuggingFacePart& part) {
   const SafetensorsTensor& tensor = file.at(part.name);
   const std::vector<int64_t> shape = shape_of(p, part);
-  if (tensor.shape != shape) {
+  const bool more_positions = p.role == Role::position_embedding && tensor.shape.size() == 2 &&
+                              tensor.shape[0] > part.rows && tensor.shape[1] == p.columns;
+  if (tensor.shape != shape && !more_positions) {
     throw Error(path + ": " + part.name + " has shape " + shape_text(tensor.shape) + ", this model needs " +
                 shape_text(shape));
   }
@@ -74,6 +77,10 @@ void read_part(const SafetensorsFile& file, const std::string& path, const Param
   }
 }
 
+SafetensorsType file_type(ConstView stored) {
+  return stored.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
+}
+
 /// Tensors on their way into a file, and the memory they lie in.
 struct HostTensors {
   std::vector<std::vector<std::byte>> memory;
@@ -82,7 +89,7 @@ struct HostTensors {
 
 /// Copies a parameter's parts to host memory, in the layout that the file has.
 void fetch(const Parameter& p, ConstView stored, Backend& backend, Stream stream, HostTensors& host) {
-  const SafetensorsType type = stored.type == DType::fp32 ? SafetensorsType::f32 : SafetensorsType::bf16;
+  const SafetensorsType type = file_type(stored);
   const int64_t size = size_of(stored.type);
   int64_t row = 0;
   for (const HuggingFacePart& part : p.parts) {
@@ -117,7 +124,7 @@ void write_weights(const std::string& path, const Config& config, int64_t step, 
   }
   if (path.empty()) return;
   std::map<std::string, std::string> metadata = {
-      {"format", "pt"}, {kConfigKey, to_json(config)}, {"dither_step", std::to_string(step)}};
+      {"format", "pt"}, {kConfigKey, to_json(config)}, {kStepKey, std::to_string(step)}};
   if (!tokenizer.empty()) metadata[kTokenizerKey] = tokenizer;
   write_safetensors(path, host.tensors, metadata, files);
 }
@@ -151,14 +158,49 @@ void read_weights(const std::string& path, const ParameterTable& table, Optimize
   }
 }
 
-Config read_config(const std::string& path, const std::vector<std::string>& assignments,
-                   std::vector<std::string>& warnings) {
+WeightsOrigin read_origin(const std::string& path) {
   const SafetensorsFile file(path);
-  const auto found = file.metadata().find(kConfigKey);
-  if (found == file.metadata().end()) {
+  const auto config = file.metadata().find(kConfigKey), step = file.metadata().find(kStepKey);
+  if (config == file.metadata().end()) {
     throw Error(path + ": no \"" + kConfigKey + "\" in its metadata: it was not written by dither train");
   }
-  return parse_config(found->second, path, assignments, warnings);
+  WeightsOrigin origin{config->second, -1};
+  if (step == file.metadata().end()) return origin;
+  const std::string& digits = step->second;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), origin.step);
+  if (error != std::errc() || end != digits.data() + digits.size() || origin.step < 0) {
+    throw Error(path + ": \"" + kStepKey + "\" in its metadata is no step: the file is damaged");
+  }
+  return origin;
+}
+
+Config read_config(const std::string& path, const std::vector<std::string>& assignments,
+                   std::vector<std::string>& warnings) {
+  return parse_config(read_origin(path).config, path, assignments, warnings);
+}
+
+void demand_finite_weights(const std::string& origin, const ParameterTable& table, ParameterAccess& parameters,
+                           Backend& backend, Stream stream) {
+  for (int bucket = 0; bucket < static_cast<int>(table.buckets().size()); ++bucket) {
+    const BucketViews& views = parameters.before_forward(bucket);
+    for (const Parameter& p : table.parameters()) {
+      if (p.bucket != bucket) continue;
+      const ConstView stored = views.weight(p.role);
+      const int64_t count = p.counted_elements();
+      std::vector<std::byte> bytes(static_cast<size_t>(count * size_of(stored.type)));
+      backend.copy_to_host(bytes.data(), stored.data, static_cast<int64_t>(bytes.size()), stream);
+      backend.synchronize(stream);
+      const SafetensorsTensor host{.name = p.name, .type = file_type(stored), .shape = {count}, .data = bytes.data()};
+      for (int64_t i = 0; i < count; ++i) {
+        const float value = element(host, i);
+        if (std::isfinite(value)) continue;
+        throw Error(origin + ": " + p.parts.front().name + " holds " + (std::isnan(value) ? "NaN" : "an infinity") +
+                    " (row " + std::to_string(i / p.columns) + " of " + p.name +
+                    "): the run has diverged or the file was damaged\n       cures: an earlier checkpoint");
+      }
+    }
+    parameters.release(bucket);
+  }
 }
 
 std::string read_tokenizer(const std::string& path) {

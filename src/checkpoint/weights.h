@@ -28,9 +28,19 @@ void write_weights(const std::string& path, const Config& config, int64_t step, 
 /// memory is taken for the model.
 void check_weights(const std::string& path, const Config& config);
 
-/// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Throws Error naming
-/// the tensor that is missing, left over, or of another shape or type.
+/// Sets every parameter from a file written by write_weights() or by Hugging Face (F32 or BF16). Of learned positions a
+/// shorter sequence takes the first. Throws Error naming the tensor that is missing, left over, or of another shape or
+/// type.
 void read_weights(const std::string& path, const ParameterTable& table, Optimizer& optimizer);
+
+/// What a file of write_weights() says of itself.
+struct WeightsOrigin {
+  std::string config;  // as JSON text
+  int64_t step = -1;   // after which they were written; -1: it does not say
+};
+
+/// Throws Error if it carries no config.
+WeightsOrigin read_origin(const std::string& path);
 
 /// The config that a file of write_weights() carries. Throws Error if it carries none.
 Config read_config(const std::string& path, const std::vector<std::string>& assignments,
@@ -38,5 +48,10 @@ Config read_config(const std::string& path, const std::vector<std::string>& assi
 
 /// The fingerprint of the tokenizer that the weights in a file were trained with; "" where it does not say.
 std::string read_tokenizer(const std::string& path);
+
+/// Throws Error that names the first parameter, in the order of the table, with a NaN or an infinity among the weights
+/// that forward passes use. `origin` begins the message.
+void demand_finite_weights(const std::string& origin, const ParameterTable& table, ParameterAccess& parameters,
+                           Backend& backend, Stream stream);
 
 }  // namespace dither

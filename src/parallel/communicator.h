@@ -30,7 +30,11 @@ struct AllToAll {
 struct Traffic {
   int64_t calls = 0;
   int64_t bytes = 0;   // that left this rank, by the least any algorithm can do: all_reduce 2 (W-1)/W of the data, ...
-  double seconds = 0;  // that the calls took; on CUDA they only queue
+  double seconds = 0;  // that the calls took, waiting for other ranks included; on CUDA they only queue
+
+  Traffic operator-(const Traffic& before) const {
+    return {calls - before.calls, bytes - before.bytes, seconds - before.seconds};
+  }
 };
 
 class Communicator {

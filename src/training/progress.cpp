@@ -59,6 +59,15 @@ std::string memory_text(const MemoryPlan& plan) {
 
 }  // namespace
 
+std::string communication_text(const Traffic& traffic, double seconds, bool queued) {
+  const bool timed = !queued && seconds > 0;
+  return fmt::format("communication: {}, {:.2f} GB sent by each rank{}", counted(traffic.calls, "collective"),
+                     static_cast<double>(traffic.bytes) / 1e9,
+                     timed ? fmt::format("; rank 0 was in them, waiting included, for {:.1f} % of the training time",
+                                         100 * traffic.seconds / seconds)
+                           : "");
+}
+
 std::string duration_text(double seconds) {
   const int64_t s = static_cast<int64_t>(std::lround(std::max(0.0, seconds)));
   if (s < 60) return fmt::format("{}s", s);

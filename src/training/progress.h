@@ -6,6 +6,7 @@
 
 #include "base/counted.h"  // with_commas()
 #include "src/model/memory_plan.h"
+#include "src/parallel/communicator.h"  // Traffic
 #include "src/training/append_file.h"
 #include "src/training/metrics.h"
 
@@ -55,6 +56,10 @@ class Progress {
   double seconds_per_step_ = 0;  // moving average, for the ETA
   double edq_ = -1;              // the last measured; below 0: none yet
 };
+
+/// What rank 0 has given to collectives in `seconds` of training. queued: on a device the time of the calls says
+/// nothing.
+std::string communication_text(const Traffic& traffic, double seconds, bool queued);
 
 /// Seconds as "45s", "3m20s", "5h00m" or "2d03h".
 std::string duration_text(double seconds);

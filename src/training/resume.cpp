@@ -20,6 +20,7 @@
 #include "src/checkpoint/state_tensors.h"
 #include "src/config/computation.h"  // value_text()
 #include "src/config/study.h"        // differing_keys()
+#include "src/training/extension.h"  // learning_rate_jump()
 #include "src/training/metrics.h"    // has_ended()
 
 namespace dither {
@@ -91,6 +92,12 @@ std::vector<DifferingKey> differing(const Config& there, const Config& here,
 bool decides_state(const std::string& path) {
   return !begins_with(path, "parallel.") && !begins_with(path, "evaluation.") && path != "data.validation";
 }
+/// Keys of the model that may change under the same weights: the length of sequences, how positions are rotated, and
+/// what counts before the first step alone.
+bool decides_model(const std::string& path) {
+  return begins_with(path, "model.") && !begins_with(path, "model.rotary_") && path != "model.sequence_length" &&
+         path != "model.preset" && path != "model.init_std";
+}
 bool is_precision(const std::string& path) { return begins_with(path, "precision."); }
 
 [[noreturn]] void refuse_folder(const RunFolder& folder, const std::string& why, const std::string& cures) {
@@ -116,13 +123,36 @@ std::vector<std::string> named_checkpoints(const std::string& path, std::vector<
                   path, there_is(path) ? "is no checkpoint and has none" : "does not exist"));
 }
 
+/// Whether this very command wrote a checkpoint: with what it computes, it began where this one is told to.
+bool written_by(const Config& config, const std::string& checkpoint) {
+  const Config there = config_of(checkpoint, read_manifest(checkpoint));
+  return there.checkpoint.resume == config.checkpoint.resume && differing(there, config, decides_state).empty();
+}
+
+/// Of an own checkpoint that the config names: it, and before it what this command has written since, the newest first.
 /// Going back in a run would leave the checkpoints of the steps that are undone, and `auto` would take them.
-void demand_newest(const std::string& path, const std::vector<CheckpointEntry>& own) {
-  if (own.empty() || fs::weakly_canonical(own.back().path) == fs::weakly_canonical(path)) return;
-  throw Error(fmt::format(
-      "checkpoint.resume: {} is not this run's newest, which is {}\n       cures: checkpoint.resume=auto to "
-      "go on from that, --set name=... to begin another run from this one, or remove the later ones",
-      path, own.back().path));
+std::vector<std::string> from_own(const Config& config, const std::vector<CheckpointEntry>& own,
+                                  std::vector<std::string>& found) {
+  const std::string& named = config.checkpoint.resume;
+  std::vector<std::string> paths;
+  for (auto entry = own.rbegin(); fs::weakly_canonical(entry->path) != fs::weakly_canonical(named); ++entry) {
+    bool ours = true;
+    try {
+      ours = written_by(config, entry->path);
+    } catch (const Error&) {  // damaged: passed over below, with the reason
+    }
+    if (!ours) {
+      throw Error(fmt::format(
+          "checkpoint.resume: {} is not this run's newest, which is {}, and that was not written by this command\n"
+          "       cures: checkpoint.resume=auto to go on from the newest, --set name=... to begin another run from "
+          "this one, or remove the later ones",
+          named, own.back().path));
+    }
+    paths.push_back(entry->path);
+  }
+  if (!paths.empty()) found.push_back("checkpoint.resume names where this command began; it goes on from its newest");
+  paths.push_back(named);
+  return paths;
 }
 
 Candidates look(const Config& config, const RunFolder& folder, bool overwrite) {
@@ -151,8 +181,7 @@ Candidates look(const Config& config, const RunFolder& folder, bool overwrite) {
     return fs::weakly_canonical(entry.path) == fs::weakly_canonical(resume);
   };
   if (named && std::any_of(own.begin(), own.end(), within)) {
-    demand_newest(resume, own);
-    c.paths = {resume};
+    c.paths = from_own(config, own, c.found);
     c.on_purpose = true;
     return c;
   }
@@ -198,6 +227,11 @@ std::string try_checkpoint(const std::string& path, Control& control, ResumePoin
 /// Holds this run against the one that wrote the checkpoint; what may differ gets a warning.
 void compare(const Config& config, const std::string& data, const ResumePoint& point, bool on_purpose,
              Beginning& beginning) {
+  const std::vector<DifferingKey> model = differing(point.config, config, decides_model);
+  if (!model.empty()) {
+    throw Error(fmt::format("{}: it is of another model: {}\n       cures: the same model, or {}", point.path,
+                            keys_text(model), kOther));
+  }
   const std::vector<DifferingKey> precision = differing(point.config, config, is_precision);
   if (!precision.empty() && !config.checkpoint.allow_strategy_change) {
     throw Error(fmt::format(
@@ -238,10 +272,23 @@ void compare(const Config& config, const std::string& data, const ResumePoint& p
       differing(point.config, config, [](const std::string& path) { return path == "evaluation.tokens"; });
   if (!judged.empty()) beginning.warnings.push_back("validation judges other targets than before: " + keys_text(judged));
   if (!sums.empty()) beginning.warnings.push_back("gradients are summed otherwise than before: " + keys_text(sums));
+  const std::string jump = learning_rate_jump(point.config, config, point.manifest.training.step);
+  if (!jump.empty()) beginning.warnings.push_back(jump);
   if (point.manifest.training.step > config.steps) {
     throw Error(fmt::format("{}: it is of step {}, and steps is {}\n       cures: a larger steps, or {}", point.path,
                             point.manifest.training.step, config.steps, kOther));
   }
+}
+
+/// Before its start the schedule has no learning rate.
+void demand_schedule(const Config& config, const Beginning& beginning) {
+  const int64_t start = config.optimizer.schedule.start_step,
+                done = beginning.resume ? beginning.resume->manifest.training.step : 0;
+  if (start <= done) return;
+  throw Error(
+      fmt::format("optimizer.schedule.start_step is {}, but this run begins at step {}, before it\n"
+                  "       cures: checkpoint.resume=a checkpoint of step {} or later, or start_step {} or less",
+                  start, done + 1, start, done));
 }
 
 }  // namespace
@@ -254,7 +301,10 @@ Beginning find_beginning(const Config& config, const RunFolder& folder, const st
   beginning.found = candidates.found;
   candidates = unpacked(control.broadcast(packed(candidates)));
   beginning.again = candidates.again;
-  if (candidates.paths.empty()) return beginning;
+  if (candidates.paths.empty()) {
+    demand_schedule(config, beginning);
+    return beginning;
+  }
   if (candidates.own) demand_shared_folder(control, folder.path());
 
   control.phase("reading checkpoints");
@@ -277,6 +327,7 @@ Beginning find_beginning(const Config& config, const RunFolder& folder, const st
     warning += fmt::format("; resuming from {} instead", fs::path(beginning.resume->path).filename().string());
   }
   compare(config, data, *beginning.resume, candidates.on_purpose, beginning);
+  demand_schedule(config, beginning);
   const int64_t step = beginning.resume->manifest.training.step;
   if (candidates.own && step == config.steps) {
     const bool complete = control.rank() == 0 && folder.holds_weights() && has_ended(folder.metrics_path(), step);

@@ -2,7 +2,8 @@
 //
 // checkpoint.resume "auto" wants to go on with the very run that the folder holds, and refuses where the config or the
 // data would compute something else. The path of a checkpoint takes up its state on purpose: what differs is a warning,
-// as long as the state fits.
+// as long as it is the same model. A command that names a checkpoint of its own run goes on from what it has written
+// since, so that it can be started again.
 #pragma once
 
 #include <optional>
@@ -34,7 +35,8 @@ struct Beginning {
 /// All ranks call it; each verifies its share of the files that it then loads. `data`: as in a manifest.
 /// Throws Error, on every rank, where the run must not begin: the folder holds a run that is not to be resumed
 /// (checkpoint.resume "never"), or another one; no checkpoint of those that are there is good; a named one is damaged;
-/// another strategy without checkpoint.allow_strategy_change; a checkpoint behind the last step.
+/// another model; another strategy without checkpoint.allow_strategy_change; a checkpoint behind the last step, or
+/// before optimizer.schedule.start_step.
 Beginning find_beginning(const Config& config, const RunFolder& folder, const std::string& data, bool overwrite,
                          Control& control);
 

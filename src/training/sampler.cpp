@@ -90,6 +90,8 @@ std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingC
     engine.model().load(window.data(), nullptr, 1, static_cast<int64_t>(window.size()));
     engine.model().forward();
     engine.model().logits(used - 1, logits);
+    const bool finite = std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
+    if (!finite) throw Error("the model's logits are not finite: nothing can be drawn from them");
     exclude_ids_without_token(tokenizer, logits);
     // Ranks on unequal devices may draw differently; what one of them does all must do.
     const auto next = static_cast<int32_t>(engine.from_rank_0(sample_token(logits, options, random_word(noise, i))));

@@ -10,6 +10,7 @@
 #include "base/counted.h"
 #include "base/error.h"
 #include "base/free_memory.h"
+#include "base/printable.h"
 #include "base/words.h"
 #include "kernels/threads.h"
 #include "src/checkpoint/load.h"
@@ -17,6 +18,7 @@
 #include "src/training/agreement.h"
 #include "src/training/checkpoints.h"
 #include "src/training/corpus.h"
+#include "src/training/extension.h"
 #include "src/training/last_save.h"
 #include "src/training/matrix_peak.h"
 #include "src/training/node_memory.h"
@@ -89,6 +91,7 @@ class Run {
   void loop() {
     const StopSignals signals(config_.checkpoint.on_signal);
     const Clock::time_point begin = Clock::now();
+    const Traffic before = engine_.ranks().traffic();  // of what came before the first step
     while (trainer_.steps_done() < config_.steps && !trainer_.must_stop() && !stopping_) {
       StepResult result = step();
       if (ranks_.size() == 1) {  // nobody else has to hear of it first
@@ -105,6 +108,7 @@ class Run {
       report_checkpoints("training goes on");
       if (trainer_.steps_done() < config_.steps) between_steps(result.record.step);
     }
+    in_loop_ = engine_.ranks().traffic() - before;
     finish(std::chrono::duration<double>(Clock::now() - begin).count());
   }
 
@@ -123,7 +127,7 @@ class Run {
     load_state(point.path, point.manifest, point.config, config_, engine_.table(), engine_.optimizer(),
                engine_.backend(), engine_.stream(), [this] { ranks_.control().at_work(); });
     engine_.publish_weights();
-    trainer_.restore(point.manifest.training);
+    trainer_.restore(point.manifest.training, point.config);
     first_step_ = trainer_.steps_done() + 1;
     if (in_own_folder(point.path)) checkpoints_.resumed_from(trainer_.steps_done());
   }
@@ -318,7 +322,7 @@ class Run {
         generate(engine_, *corpus_.tokenizer, config_.sampling, step, [this] { return go_on(""); });
     if (stopping_ || !ranks_.speaks()) return;
     metrics_->sample(step, text);
-    progress_->say("sample at step " + with_commas(step) + ": " + text);
+    progress_->say("sample at step " + with_commas(step) + ": " + printable(text));
   }
 
   SaveAttempt try_state() {
@@ -383,13 +387,7 @@ class Run {
   }
 
   void report_communication(double seconds) {
-    if (ranks_.size() == 1) return;
-    const Traffic traffic = engine_.ranks().traffic();
-    const std::string time = uses_cuda(config_)
-                                 ? ""  // queued: their time is the device's
-                                 : fmt::format(", {:.1f} % of the time", 100 * traffic.seconds / seconds);
-    progress_->say(fmt::format("communication: {}, {:.2f} GB sent by each rank{}", counted(traffic.calls, "collective"),
-                               static_cast<double>(traffic.bytes) / 1e9, time));
+    if (ranks_.size() > 1) progress_->say(communication_text(in_loop_, seconds, uses_cuda(config_)));
   }
 
   const Config config_;
@@ -404,6 +402,7 @@ class Run {
   int64_t first_step_ = 1;
   bool stopping_ = false;  // a rank has been asked to stop, as all ranks know
   std::string failure_;    // of an evaluation or a sample, as all ranks know
+  Traffic in_loop_;        // from the first step to the last
   std::optional<MetricsLog> metrics_;
   FileSystem& files_;
   Checkpoints checkpoints_;  // behind the metrics, which its thread may be at
@@ -415,10 +414,11 @@ void say_complete(const Config& config, const RunFolder& folder, const Beginning
   Progress progress(config, "");
   for (const std::string& found : beginning.found) progress.say(found);
   for (const std::string& warning : beginning.warnings) progress.warn(warning);
-  progress.say(
-      fmt::format("{} is complete, all {} steps are done and its weights are in {}: nothing to do\n       to go on "
-                  "with it: more steps and checkpoint.resume={}; to repeat it: --overwrite",
-                  folder.path(), with_commas(config.steps), folder.weights_path(), beginning.resume->path));
+  progress.say(fmt::format(
+      "{} is complete, all {} steps are done and its weights are in {}: nothing to do\n       {}; to repeat it: "
+      "--overwrite",
+      folder.path(), with_commas(config.steps), folder.weights_path(),
+      how_to_extend(config, list_checkpoints(folder.checkpoints_path()))));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "src/checkpoint/state_tensors.h"  // tokens_consumed()
 #include "src/optimizer/schedule.h"
 
 namespace dither {
@@ -38,6 +39,7 @@ StepResult Trainer::step(const std::function<StepSigns()>& signs) {
   const StepScalars done = engine_.scalars();
   step_ = step;
   samples_ += engine_.samples_per_step();
+  tokens_ += engine_.samples_per_step() * config.model.sequence_length;
   StepResult result;
   result.verdict = guards_.judge(done);
   result.stop = done.stop_requests > 0;
@@ -45,7 +47,7 @@ StepResult Trainer::step(const std::function<StepSigns()>& signs) {
   result.shards_written = done.shards_written;
   StepRecord& r = result.record;
   r.step = step;
-  r.tokens = samples_ * config.model.sequence_length;
+  r.tokens = tokens_;
   r.loss = done.loss;
   r.gradient_norm = done.gradient_norm;
   r.clip_factor = done.clip_factor;
@@ -62,13 +64,16 @@ TrainingState Trainer::state() const {
   TrainingState state;
   state.step = step_;
   state.samples = samples_;
+  state.tokens = tokens_;
   guards_.save(state);
   return state;
 }
 
-void Trainer::restore(const TrainingState& state) {
+void Trainer::restore(const TrainingState& state, const Config& there) {
+  const int64_t T = engine_.config().model.sequence_length, there_T = there.model.sequence_length;
   step_ = state.step;
-  samples_ = state.samples;
+  samples_ = T == there_T ? state.samples : (tokens_of(state.samples, there_T) + T - 1) / T;
+  tokens_ = tokens_consumed(state, there);
   guards_.restore(state);
 }
 

@@ -38,10 +38,12 @@ class Trainer {
 
   /// All that has to be kept beside the tensors, and how it is taken up again.
   TrainingState state() const;
-  void restore(const TrainingState& state);
+  /// `there`: the config of the run that saved it. Where its sequences had another length, the place in the data is the
+  /// sample that begins at the same share of an epoch, or the next one that does.
+  void restore(const TrainingState& state, const Config& there);
 
   int64_t steps_done() const { return step_; }
-  int64_t samples_consumed() const { return samples_; }   // by all ranks
+  int64_t samples_consumed() const { return samples_; }   // by all ranks, as samples of today's sequence length
   int64_t samples_computed() const { return computed_; }  // by this one
   bool must_stop() const { return guards_.must_stop(); }
   int64_t skipped_steps() const { return guards_.skipped_steps(); }
@@ -55,7 +57,8 @@ class Trainer {
   Loader loader_;
   Guards guards_;
   int64_t step_ = 0;     // done
-  int64_t samples_ = 0;  // consumed
+  int64_t samples_ = 0;  // the next step begins with this one
+  int64_t tokens_ = 0;   // consumed by all ranks, also before a change of the sequence length
   int64_t computed_ = 0;
 };
 

@@ -183,7 +183,7 @@ Steps SavedRuns::failed(const std::string& name) const {
 
 std::string SavedRuns::state(const std::string& name, int64_t step) const {
   const TrainingState s = read_manifest(checkpoint(name, step)).training;
-  const Json numbers = {s.step, s.samples, s.losses, s.norms, s.skipped_steps, s.skipped_in_a_row};
+  const Json numbers = {s.step, s.samples, s.tokens, s.losses, s.norms, s.skipped_steps, s.skipped_in_a_row};
   return numbers.dump() + read_whole(shard(name, step));
 }
 

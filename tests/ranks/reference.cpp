@@ -48,7 +48,7 @@ struct ShortRun {
     const Config saved = parse_config(manifest.config, from, {}, warnings);
     load_state(from, manifest, saved, config, engine.table(), engine.optimizer(), engine.backend(), engine.stream());
     engine.publish_weights();
-    trainer.restore(manifest.training);
+    trainer.restore(manifest.training, saved);
   }
   void evaluate(const Config& config) {
     Evaluator evaluator(config, nullptr);

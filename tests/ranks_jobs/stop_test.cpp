@@ -4,6 +4,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <string>
 #include <thread>
 
 #include "tests/catch.h"
@@ -63,6 +64,21 @@ TEST_CASE("two ranks by either launcher leave the tensors of one rank") {
   REQUIRE(start.at("reduction") == "ordered");
   REQUIRE(place.events("one").front().at("ranks") == 1);
   REQUIRE(place.events("one").front().at("name") == "one");
+}
+
+// Catches: collectives from before the first step or of the last evaluation, counted into the time of the steps alone.
+TEST_CASE("the share of the training time that a rank spends in collectives is at most all of it") {
+  const JobPlace place;
+  Job job(place, "environment", 2, {"--set", "steps=1", "--set", "parallel.zero_stage=3"});
+  const Outcome outcome = job.wait(kSoon);
+  INFO(outcome.out << outcome.err);
+  REQUIRE(outcome.status == 0);
+  const std::string label = "in them, waiting included, for ";
+  const size_t begin = outcome.out.find(label);
+  REQUIRE(begin != std::string::npos);
+  const double share = std::stod(outcome.out.substr(begin + label.size()));
+  REQUIRE(share > 0);
+  REQUIRE(share <= 100);
 }
 
 // Catches: a request that only the rank which got it follows, ranks that stop at different steps, a stop without
