@@ -164,7 +164,8 @@ WeightsOrigin read_origin(const std::string& path) {
   if (config == file.metadata().end()) {
     throw Error(path + ": no \"" + kConfigKey + "\" in its metadata: it was not written by dither train");
   }
-  WeightsOrigin origin{config->second, -1};
+  const auto tokenizer = file.metadata().find(kTokenizerKey);
+  WeightsOrigin origin{config->second, -1, tokenizer == file.metadata().end() ? "" : tokenizer->second};
   if (step == file.metadata().end()) return origin;
   const std::string& digits = step->second;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), origin.step);
@@ -201,12 +202,6 @@ void demand_finite_weights(const std::string& origin, const ParameterTable& tabl
     }
     parameters.release(bucket);
   }
-}
-
-std::string read_tokenizer(const std::string& path) {
-  const SafetensorsFile file(path);
-  const auto found = file.metadata().find(kTokenizerKey);
-  return found == file.metadata().end() ? "" : found->second;
 }
 
 }  // namespace dither

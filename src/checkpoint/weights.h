@@ -35,8 +35,9 @@ void read_weights(const std::string& path, const ParameterTable& table, Optimize
 
 /// What a file of write_weights() says of itself.
 struct WeightsOrigin {
-  std::string config;  // as JSON text
-  int64_t step = -1;   // after which they were written; -1: it does not say
+  std::string config;     // as JSON text
+  int64_t step = -1;      // after which they were written; -1: it does not say
+  std::string tokenizer;  // fingerprint of the one that the weights were trained with; "" : it does not say
 };
 
 /// Throws Error if it carries no config.
@@ -45,9 +46,6 @@ WeightsOrigin read_origin(const std::string& path);
 /// The config that a file of write_weights() carries. Throws Error if it carries none.
 Config read_config(const std::string& path, const std::vector<std::string>& assignments,
                    std::vector<std::string>& warnings);
-
-/// The fingerprint of the tokenizer that the weights in a file were trained with; "" where it does not say.
-std::string read_tokenizer(const std::string& path);
 
 /// Throws Error that names the first parameter, in the order of the table, with a NaN or an infinity among the weights
 /// that forward passes use. `origin` begins the message.

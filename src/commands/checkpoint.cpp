@@ -216,8 +216,7 @@ void show(const Options& options) {
   const TrainingState& t = m.training;
   fmt::print("checkpoint  {}\n", checkpoint);
   fmt::print("run         {}, step {} of {}\n", config.name, with_commas(t.step), with_commas(config.steps));
-  fmt::print("seen        {}, {}\n", counted(t.samples, "sample"),
-             counted(t.samples * config.model.sequence_length, "token"));
+  fmt::print("seen        {}, {}\n", counted(t.samples, "sample"), counted(tokens_consumed(t, config), "token"));
   fmt::print("model       {}{}, {} wide, {}\n", config.model.preset.empty() ? "" : config.model.preset + ": ",
              counted(config.model.layers, "layer"), config.model.hidden,
              counted(ParameterTable(config).counted_elements(), "parameter"));

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "base/error.h"
-#include "src/checkpoint/weights.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
+#include "src/commands/trained_weights.h"
 #include "src/data/corpus_tokenizer.h"
 #include "src/training/evaluation.h"
 
@@ -26,12 +26,12 @@ struct Options {
 };
 
 /// That of the evaluated shards, which must be the model's; where they have none, that of the training shards.
-std::optional<Tokenizer> tokenizer_for(const std::string& weights, const Config& config) {
+std::optional<Tokenizer> tokenizer_for(const TrainedWeights& weights, const Config& config) {
   std::optional<Tokenizer> own = tokenizer_of(config.data.validation), trained = tokenizer_of(config.data.train);
   // Weights of older programs do not say with which tokenizer they were trained: then the training shards do.
-  if (own && trained && read_tokenizer(weights).empty()) check_same_tokenizer(*trained, *own);
+  if (own && trained && weights.tokenizer.empty()) check_same_tokenizer(*trained, *own);
   if (!own) own = std::move(trained);
-  if (own) check_tokenizer_of(weights, *own);
+  if (own) check_tokenizer(weights, *own);
   return own;
 }
 
@@ -42,7 +42,8 @@ std::string lacks_bytes(const Config& config, bool tokenizer) {
 }
 
 void evaluate(const Options& options) {
-  const std::string weights = weights_file(options.weights);
+  const TrainedWeights weights = find_weights(options.weights);
+  warn_of_passed(weights);
   // Through --set, so that the range and its message are those of the config's own key.
   std::vector<std::string> assignments = {"evaluation.tokens=0"};
   assignments.insert(assignments.end(), options.assignments.begin(), options.assignments.end());
@@ -57,18 +58,20 @@ void evaluate(const Options& options) {
   }
   if (!options.data.empty()) config.data.validation = options.data;
   if (config.data.validation.empty()) {
-    throw Error(weights + ": its config has no data.validation; name token shards with --data");
+    throw Error(weights.path + ": its config has no data.validation; name token shards with --data");
   }
 
   const std::optional<Tokenizer> tokenizer = tokenizer_for(weights, config);
   Evaluator evaluator(
       config, tokenizer ? &*tokenizer : nullptr);  // before the engine: bad data is heard before memory is taken
   Engine engine(config);
-  read_weights(weights, engine.table(), engine.optimizer());
-  engine.publish_weights();
+  load_weights(weights, engine);
   const EvaluationResult result = evaluator.run(engine);
+  if (!std::isfinite(result.loss)) {
+    throw Error(weights.path + ": the loss is not finite, although all weights are: activations overflow");
+  }
 
-  fmt::print("weights        {}\n", weights);
+  fmt::print("weights        {}\n", weights.description());
   fmt::print("data           {}    {} counted in {:.1f} s\n", evaluator.description(), result.targets, result.seconds);
   fmt::print("loss           {:.6f} nats a token\n", result.loss);
   fmt::print("perplexity     {:.4f}\n", result.perplexity);
@@ -81,9 +84,7 @@ void evaluate(const Options& options) {
 void add_evaluate_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("evaluate", "Print loss, perplexity and bits per byte of trained weights");
-  command->add_option("WEIGHTS", options->weights, "A run's folder, or its weights.safetensors")
-      ->type_name("")
-      ->required();
+  command->add_option("WEIGHTS", options->weights, kWeightsMeaning)->type_name("")->required();
   command->add_option("--data", options->data, "Token shards; default: data.validation of the run's config")
       ->type_name("GLOB");
   command

@@ -7,9 +7,10 @@
 #include <utility>
 
 #include "base/error.h"
-#include "src/checkpoint/weights.h"
+#include "base/printable.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
+#include "src/commands/trained_weights.h"
 #include "src/data/corpus_tokenizer.h"
 #include "src/training/sampler.h"
 
@@ -51,7 +52,8 @@ Tokenizer tokenizer_for(const Options& options, const Config& config) {
 }
 
 void sample(const Options& options) {
-  const std::string weights = weights_file(options.weights);
+  const TrainedWeights weights = find_weights(options.weights);
+  warn_of_passed(weights);
   std::vector<std::string> assignments = options.assignments;
   for (size_t i = 0; i < std::size(kKeyOptions); ++i) {
     if (!options.values[i].empty()) assignments.push_back(std::string(kKeyOptions[i].key) + "=" + options.values[i]);
@@ -60,12 +62,12 @@ void sample(const Options& options) {
   if (options.prompt_given) config.sampling.prompt = options.prompt;  // as it is, never read as JSON
 
   const Tokenizer tokenizer = tokenizer_for(options, config);
-  check_tokenizer_of(weights, tokenizer);
+  check_tokenizer(weights, tokenizer);
   check_sampling(config, tokenizer, config.sampling.prompt);  // before memory is taken
   Engine engine(config);
-  read_weights(weights, engine.table(), engine.optimizer());
-  engine.publish_weights();
-  fmt::print("{}\n", generate(engine, tokenizer, config.sampling, 0));
+  load_weights(weights, engine);
+  fmt::print(stderr, "weights: {}\n", weights.description());  // standard output has the text alone
+  fmt::print("{}\n", printable(generate(engine, tokenizer, config.sampling, 0)));
 }
 
 }  // namespace
@@ -73,9 +75,7 @@ void sample(const Options& options) {
 void add_sample_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("sample", "Continue a text with trained weights");
-  command->add_option("WEIGHTS", options->weights, "A run's folder, or its weights.safetensors")
-      ->type_name("")
-      ->required();
+  command->add_option("WEIGHTS", options->weights, kWeightsMeaning)->type_name("")->required();
   CLI::Option* prompt = command->add_option("--prompt", options->prompt, "Text to continue")->type_name("TEXT");
   for (size_t i = 0; i < std::size(kKeyOptions); ++i) {
     command->add_option(kKeyOptions[i].option, options->values[i], kKeyOptions[i].meaning)
