@@ -11,6 +11,7 @@
 #include "src/checkpoint/conversion.h"
 #include "src/checkpoint/state_map.h"
 #include "src/checkpoint/state_tensors.h"  // kinds of state
+#include "src/config/study.h"              // differing_keys()
 
 namespace dither {
 
@@ -32,6 +33,14 @@ class HostElements {
   std::array<DType, kStateKinds> types_;
   std::array<std::vector<std::byte>, kStateKinds> memory_;
 };
+
+/// Keys of the model that may change under the same weights: the length of sequences, how positions are rotated, and
+/// what counts before the first step alone.
+bool decides_model(const std::string& key) {
+  const auto begins = [&key](const char* start) { return key.rfind(start, 0) == 0; };
+  return begins("model.") && !begins("model.rotary_") && key != "model.sequence_length" && key != "model.preset" &&
+         key != "model.init_std";
+}
 
 /// What a part's arrays are, by kind; absent where the strategy has none.
 using PartViews = std::array<View, kStateKinds>;
@@ -61,9 +70,16 @@ class Loader {
           fmt::format("{}: {} has shape [{},{}] there, this model needs [{},{}]: it is another model's checkpoint",
                       checkpoint_, p.name, there.rows, there.columns, p.rows, p.columns));
     }
-    if (saved_table_.parameters().size() == table_.parameters().size()) return;
-    throw Error(fmt::format("{}: it has {} parameters, this model {}: it is another model's checkpoint", checkpoint_,
-                            saved_table_.parameters().size(), table_.parameters().size()));
+    if (saved_table_.parameters().size() != table_.parameters().size()) {
+      throw Error(fmt::format("{}: it has {} parameters, this model {}: it is another model's checkpoint", checkpoint_,
+                              saved_table_.parameters().size(), table_.parameters().size()));
+    }
+    for (const DifferingKey& key : differing_keys({saved_, config_})) {  // tensors of the same shapes by chance
+      if (!decides_model(key.path)) continue;
+      throw Error(
+          fmt::format("{}: {} is {} there, {} here: it is another model's checkpoint\n       cure: the same model",
+                      checkpoint_, key.path, key.values[0], key.values[1]));
+    }
   }
 
   void load(const Segment& segment, const PartViews& views) {

@@ -16,7 +16,8 @@ namespace dither {
 /// Sets every element that `optimizer` owns. Where `saved`, the config in the manifest, stores parameters otherwise
 /// than `config` (another strategy, moments or fp32_parameters), values are converted (conversion.h). Of learned
 /// positions a shorter sequence takes the first. Throws Error,
-/// before anything is set: a parameter missing, left over or of another shape, elements missing or twice, another type.
+/// before anything is set: a parameter missing, left over or of another shape, elements missing or twice, another type,
+/// another model whose shapes happen to fit.
 /// `progress` is called now and then.
 void load_state(const std::string& checkpoint, const Manifest& manifest, const Config& saved, const Config& config,
                 const ParameterTable& table, Optimizer& optimizer, Backend& backend, Stream stream,

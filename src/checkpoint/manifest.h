@@ -24,7 +24,7 @@ constexpr std::array<const char*, kStateKinds> kStateNames = {"weight", "weight_
 struct TrainingState {
   int64_t step = 0;              // done
   int64_t samples = 0;           // the next step begins with this one, of the config's sequence length
-  int64_t tokens = 0;            // consumed by all ranks, whatever their sequence lengths; -1: of version 1, unknown
+  int64_t tokens = -1;           // consumed by all ranks, whatever their sequence lengths; -1: of version 1, unknown
   std::vector<double> losses;    // } the guards' windows, oldest first
   std::vector<double> norms;     // }
   int64_t skipped_steps = 0;     // of the whole run

@@ -77,8 +77,10 @@ TrainedWeights of_run(const std::string& run) {
   if (!best.path.empty()) return best;
   std::string reasons;
   for (const std::string& reason : passed) reasons += "\n       " + reason;
-  throw Error(run + " has no weights" + (passed.empty() ? "" : " that are good") +
-              ": neither weights.safetensors, which training writes when it ends, nor a finished checkpoint" + reasons);
+  throw Error(passed.empty() ? run +
+                                   " has no weights.safetensors, which training writes when it ends, and no finished "
+                                   "checkpoint: name a run, a checkpoint or a file"
+                             : run + ": none of its weights is good" + reasons);
 }
 
 }  // namespace

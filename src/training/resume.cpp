@@ -92,12 +92,6 @@ std::vector<DifferingKey> differing(const Config& there, const Config& here,
 bool decides_state(const std::string& path) {
   return !begins_with(path, "parallel.") && !begins_with(path, "evaluation.") && path != "data.validation";
 }
-/// Keys of the model that may change under the same weights: the length of sequences, how positions are rotated, and
-/// what counts before the first step alone.
-bool decides_model(const std::string& path) {
-  return begins_with(path, "model.") && !begins_with(path, "model.rotary_") && path != "model.sequence_length" &&
-         path != "model.preset" && path != "model.init_std";
-}
 bool is_precision(const std::string& path) { return begins_with(path, "precision."); }
 
 [[noreturn]] void refuse_folder(const RunFolder& folder, const std::string& why, const std::string& cures) {
@@ -227,11 +221,6 @@ std::string try_checkpoint(const std::string& path, Control& control, ResumePoin
 /// Holds this run against the one that wrote the checkpoint; what may differ gets a warning.
 void compare(const Config& config, const std::string& data, const ResumePoint& point, bool on_purpose,
              Beginning& beginning) {
-  const std::vector<DifferingKey> model = differing(point.config, config, decides_model);
-  if (!model.empty()) {
-    throw Error(fmt::format("{}: it is of another model: {}\n       cures: the same model, or {}", point.path,
-                            keys_text(model), kOther));
-  }
   const std::vector<DifferingKey> precision = differing(point.config, config, is_precision);
   if (!precision.empty() && !config.checkpoint.allow_strategy_change) {
     throw Error(fmt::format(

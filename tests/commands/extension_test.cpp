@@ -75,7 +75,7 @@ TEST_CASE("a wsd run is extended from before its decay without a jump") {
   const std::string before = "checkpoint.resume=runs/whole/checkpoints/step-00000006";
   REQUIRE(has(advice, "from before the decay: a larger steps, another name and " + before));
   REQUIRE(!has(place.train("branch", {"steps=12", before}), "JUMPS"));
-  const std::string late = place.train("late", {"steps=14", "checkpoint.resume=runs/whole/checkpoints/step-00000010"});
+  const std::string late = place.train("late", {"steps=30", "checkpoint.resume=runs/whole/checkpoints/step-00000010"});
   REQUIRE(has(late, "JUMPS by a factor of 10: 2.000e-04 at step 10, 2.000e-03 at step 11"));
   REQUIRE(has(late, "or a checkpoint of step 6 or earlier, before the decay"));
 }

