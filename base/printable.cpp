@@ -1,5 +1,7 @@
 #include "base/printable.h"
 
+#include <fmt/format.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -35,24 +37,39 @@ Character first_of(std::string_view text) {
   return {bytes, true};
 }
 
-}  // namespace
-
-std::string printable(std::string_view text) {
+/// The text with every part that must not be sent (a control character but newline and tab, or what is no character)
+/// replaced by what `replacement` makes of it.
+template <typename Replacement>
+std::string replaced(std::string_view text, Replacement replacement) {
   std::string shown;
   while (!text.empty()) {
     const Character c = first_of(text);
-    const auto lead = static_cast<uint8_t>(text[0]);
-    if (!c.whole || (lead == 0xC2 && static_cast<uint8_t>(text[1]) < 0xA0)) {
-      shown += kReplacement;
-    } else if ((lead < 0x20 && lead != '\n' && lead != '\t') || lead == 0x7F) {
-      shown += "\xE2\x90";
-      shown += static_cast<char>(lead == 0x7F ? 0xA1 : 0x80 + lead);
-    } else {
-      shown += text.substr(0, c.bytes);
-    }
+    const std::string_view part = text.substr(0, c.bytes);
+    const auto lead = static_cast<uint8_t>(part[0]);
+    const bool c0 = (lead < 0x20 && lead != '\n' && lead != '\t') || lead == 0x7F;
+    const bool c1 = c.whole && lead == 0xC2 && static_cast<uint8_t>(part[1]) < 0xA0;
+    shown += !c.whole || c0 || c1 ? replacement(part) : std::string(part);
     text.remove_prefix(c.bytes);
   }
   return shown;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  return replaced(text, [](std::string_view part) {
+    const auto lead = static_cast<uint8_t>(part[0]);
+    if (lead >= 0x80) return std::string(kReplacement);
+    return std::string("\xE2\x90") + static_cast<char>(lead == 0x7F ? 0xA1 : 0x80 + lead);
+  });
+}
+
+std::string visible(std::string_view text) {
+  return replaced(text, [](std::string_view part) {
+    std::string escaped;
+    for (const char c : part) escaped += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    return escaped;
+  });
 }
 
 }  // namespace dither

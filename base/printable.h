@@ -11,4 +11,8 @@ namespace dither {
 /// U+2421; C1 controls become U+FFFD.
 std::string printable(std::string_view text);
 
+/// For names, paths and values that others chose, and for messages: the same bytes written as \x1b, so that a reader
+/// can tell one from another.
+std::string visible(std::string_view text);
+
 }  // namespace dither

@@ -24,6 +24,7 @@
 #include "base/bus_error.h"
 #include "base/commit.h"
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/stack.h"
 #include "base/words.h"
 #include "src/commands/commands.h"

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "base/words.h"
+#include "base/printable.h"
 
 namespace dither {
 

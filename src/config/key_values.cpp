@@ -6,7 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "base/words.h"           // visible()
+#include "base/printable.h"
 #include "src/config/derived.h"   // kDerivedKey
 #include "src/config/document.h"  // shown()
 #include "src/config/keys.h"

@@ -72,16 +72,6 @@ std::string Evaluator::try_read(int64_t first, int64_t rows) {
   return "";
 }
 
-/// The batch, or nullptr and why there is none.
-const Batch* Evaluator::try_load(int64_t sample, std::string& failure) {
-  try {
-    return &loader_.load(sample);
-  } catch (const Error& e) {
-    failure = e.what();
-    return nullptr;
-  }
-}
-
 EvaluationResult Evaluator::run(Engine& engine, const GoOn& go_on) {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t windows = set_.windows(), B = micro_batch_size_, ranks = engine.partition().ranks;

@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <ctime>
 
-#include "base/words.h"
+#include "base/printable.h"
 #include "src/training/console.h"
 
 namespace dither {

@@ -259,7 +259,8 @@ void compare(const Config& config, const std::string& data, const ResumePoint& p
   });
   const std::vector<DifferingKey> judged =
       differing(point.config, config, [](const std::string& path) { return path == "evaluation.tokens"; });
-  if (!judged.empty()) beginning.warnings.push_back("validation judges other targets than before: " + keys_text(judged));
+  if (!judged.empty())
+    beginning.warnings.push_back("validation judges other targets than before: " + keys_text(judged));
   if (!sums.empty()) beginning.warnings.push_back("gradients are summed otherwise than before: " + keys_text(sums));
   const std::string jump = learning_rate_jump(point.config, config, point.manifest.training.step);
   if (!jump.empty()) beginning.warnings.push_back(jump);

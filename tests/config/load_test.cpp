@@ -238,9 +238,9 @@ TEST_CASE("a retired key is refused in what a user writes, and translated in wha
             .evaluation.tokens == int64_t{1} << 50);
   CHECK(
       contains(error_of(small_with(R"({"evaluation": {"batches": "all"}})")), "evaluation.batches is \"all\", needs"));
-  CHECK(
-      contains(error_in([&] { loaded(folder.write("v.json", small_with(R"({"vary": {"evaluation.batches": [1]}})"))); }),
-               "vary.evaluation.batches has been replaced by evaluation.tokens (an integer from 0"));
+  CHECK(contains(
+      error_in([&] { loaded(folder.write("v.json", small_with(R"({"vary": {"evaluation.batches": [1]}})"))); }),
+      "vary.evaluation.batches has been replaced by evaluation.tokens (an integer from 0"));
 }
 
 }  // namespace dither
