@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <ctime>
+#include <utility>  // exchange
 
 #include "base/printable.h"
 #include "src/training/console.h"
@@ -150,9 +151,15 @@ void Progress::show(const std::string& text) {
   log(fmt::format("standard output cannot be written: {}; training goes on, and this file has all lines", refusal));
 }
 
-/// A full disk keeps the line in memory until it takes the next one.
+/// A full disk keeps the line in memory until it takes the next one, and the terminal is told once.
 void Progress::log(const std::string& text) {
-  if (log_) log_->append(fmt::format("{:%Y-%m-%d %H:%M:%S}  {}\n", fmt::localtime(std::time(nullptr)), text));
+  if (!log_) return;
+  const std::string refusal =
+      log_->append(fmt::format("{:%Y-%m-%d %H:%M:%S}  {}\n", fmt::localtime(std::time(nullptr)), text));
+  const bool refused_before = std::exchange(log_refused_, !refusal.empty());
+  if (refused_before || !log_refused_) return;
+  show(fmt::format("warning: {} cannot be written: {}\n       its lines wait in memory, training goes on\n",
+                   visible(log_->path()), refusal));
 }
 
 void Progress::clear_live_line() {

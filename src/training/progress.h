@@ -28,7 +28,7 @@ struct StartUpFacts {
 
 class Progress {
  public:
-  /// `log_path` "" : no file. What the terminal or log.txt does not take is lost there, and training goes on.
+  /// `log_path` "" : no file. What the terminal does not take is lost there; what log.txt does not take waits.
   Progress(const Config& config, const std::string& log_path);
   ~Progress();
 
@@ -51,6 +51,7 @@ class Progress {
   std::optional<AppendFile> log_;
   bool terminal_;
   bool console_lost_ = false;  // it has refused, which log.txt says once
+  bool log_refused_ = false;   // log.txt has refused the last line, which the terminal was told
   bool live_ = false;          // a line without an end stands on the terminal
   double peak_ = 0, flop_per_token_ = 0;
   double seconds_per_step_ = 0;  // moving average, for the ETA

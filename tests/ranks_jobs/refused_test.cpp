@@ -127,6 +127,7 @@ TEST_CASE("an earlier run's folder is refused by rank 0 for all") {
   const JobPlace place;
   std::filesystem::create_directories(place / "kept/c");
   write_file(place / "kept/c/config.json", "{}");
+  write_file(place / "kept/c/metrics.jsonl", "{\"event\":\"start\",\"name\":\"c\"}\n");
   const std::string error = refusal(place, "environment", "rank 0: error: kept/c exists",
                                     {"--set", "logging.directory=kept", "--set", "checkpoint.resume=never"});
   CHECK(learned(error, 1, "rank 0 failed: kept/c exists"));
