@@ -60,7 +60,7 @@ FreeMemory free_memory(const std::string& root) {
   }
   if (const auto limit = limit_of("Max address space", root)) {
     const int64_t pages = number_of(pseudo_file(root + "/proc/self/statm")).value_or(0);
-    take_least(least, std::max<int64_t>(0, *limit - pages * sysconf(_SC_PAGESIZE)), "ulimit -v");
+    take_least(least, std::max<int64_t>(0, *limit - pages * sysconf(_SC_PAGESIZE)), kAddressSpaceLimit);
   }
   return least;
 }

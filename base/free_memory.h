@@ -7,10 +7,13 @@
 
 namespace dither {
 
+/// The limit that each process has for itself.
+inline constexpr const char* kAddressSpaceLimit = "ulimit -v";
+
 /// Memory that this process can have without swapping, and what says so.
 struct FreeMemory {
   int64_t bytes = -1;  // -1: the system does not say
-  std::string limit;   // "MemAvailable", "memory.max of /sys/fs/cgroup/job7", "ulimit -v"
+  std::string limit;   // "MemAvailable", "memory.max of /sys/fs/cgroup/job7", kAddressSpaceLimit
 };
 
 /// The least of: MemAvailable; what each control group around this process still allows (memory.max and memory.high,

@@ -27,9 +27,11 @@ import json
 import lzma
 import os
 import re
+import shlex
 import struct
 import sys
 import time
+import zlib
 from pathlib import Path
 
 SEPARATOR = b"<|endoftext|>"  # alone on its line: the end of a document
@@ -52,9 +54,9 @@ OTHER_KINDS = (
     (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "7z x -so {0} > {0}.txt"),
     (b"ustar", 257, "a tar archive", "tar -xOf {0} > {0}.txt"),
     (b"PAR1", 0, "a Parquet table",
-     "python3 -c 'import pandas; print(*pandas.read_parquet(\"{0}\").text, sep=\"\\n<|endoftext|>\\n\")' > {0}.txt"),
+     "python3 -c 'import pandas, sys; print(*pandas.read_parquet(sys.argv[1]).text, sep=\"\\n<|endoftext|>\\n\")' {0} > {0}.txt"),
     (b"ARROW1", 0, "an Arrow table",
-     "python3 -c 'import pandas; print(*pandas.read_feather(\"{0}\").text, sep=\"\\n<|endoftext|>\\n\")' > {0}.txt"),
+     "python3 -c 'import pandas, sys; print(*pandas.read_feather(sys.argv[1]).text, sep=\"\\n<|endoftext|>\\n\")' {0} > {0}.txt"),
     (b"%PDF-", 0, "a PDF document", "pdftotext {0} {0}.txt"),
     (b"{\\rtf", 0, "an RTF document", "unrtf --text {0} > {0}.txt"),
     (b"\x88\xd8\x34\x01", 0, "a shard of tokens already (16 bits)", "name it in data.train"),
@@ -150,14 +152,15 @@ def check_is_text(path):
         start = file.read(1 << 20)
     for magic, offset, what, command in OTHER_KINDS:
         if start.startswith(magic, offset):
-            raise Failure(f"{path}: {what}, needs plain text in UTF-8\n       cure: {command.format(path)}")
+            raise Failure(f"{path}: {what}, needs plain text in UTF-8\n       cure: {command.format(shlex.quote(str(path)))}")
     lines = [line for line in start.removeprefix(BYTE_ORDER_MARK).split(b"\n", 2)[:2] if line.strip()]
     fields = [JSON_TEXT.match(line) for line in lines]
     if fields and all(fields) and (len(lines) < 2 or lines[0].rstrip().endswith(b"}")):
         field = fields[0][1].decode()
+        word = shlex.quote(str(path))
         raise Failure(
             f'{path}: JSON Lines (objects with a field "{field}"), needs plain text in UTF-8\n'
-            f"       cure: jq -r '.{field}, \"<|endoftext|>\"' {path} > {path}.txt"
+            f"       cure: jq -r '.{field}, \"<|endoftext|>\"' {word} > {word}.txt"
         )
     check_has_no_zero(path, start, 0)
 
@@ -166,12 +169,13 @@ def check_has_no_zero(path, piece, offset):
     zero = piece.find(b"\0")
     if zero < 0:
         return
+    word = shlex.quote(str(path))
     if piece.count(b"\0") * 4 > len(piece):
-        what, cure = " (UTF-16 without a mark?)", f"iconv -f UTF-16{'LE' if zero % 2 else 'BE'} -t UTF-8 {path}"
+        what, cure = " (UTF-16 without a mark?)", f"iconv -f UTF-16{'LE' if zero % 2 else 'BE'} -t UTF-8 {word}"
     else:
-        what, cure = "", f"look at it (file {path}); where it is text but for zeros: tr -d '\\000' < {path}"
+        what, cure = "", f"look at it (file {word}); where it is text but for zeros: tr -d '\\000' < {word}"
     raise Failure(f"{path}: byte {offset + zero} is 0, which no text has{what}, needs plain text in UTF-8\n"
-                  f"       cure: {cure} > {path}.txt")
+                  f"       cure: {cure} > {word}.txt")
 
 
 @contextlib.contextmanager
@@ -184,7 +188,7 @@ def open_text(path):
             raise Failure(f"{path}: is not what its name says: it does not begin as a {path.suffix} file does")
         with (packed[0] if packed else open)(path, "rb") as file:
             yield file
-    except (OSError, EOFError, lzma.LZMAError) as failure:  # the decompressors' messages do not name the file
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as failure:  # the decompressors' messages do not name the file
         raise Failure(f"{path}: could not read the text: {failure}") from None
 
 

@@ -2,7 +2,7 @@
 # From a fresh clone to a trained model: installs packages, builds, prepares a corpus (the King James Bible), trains a
 # small Llama in BF16 with stochastic rounding, evaluates it, lets it write, and plots its loss.
 #
-#   scripts/quickstart.sh                      on Debian 12, Ubuntu 24.04 or newer
+#   scripts/quickstart.sh                      on Debian 12 or newer, Ubuntu 24.04 or newer
 #   scripts/quickstart.sh --text FILE          on a text of your own instead of the Bible: a megabyte or more
 #   scripts/quickstart.sh --set steps=100      what follows goes to `dither train` (any key but name)
 set -euo pipefail
@@ -37,7 +37,8 @@ if [ -n "$text" ]; then # a folder of its own for each text
 fi
 
 say "1/6 packages"
-need_writable build/release "$data" "$run"
+need_writable build/release "$run"
+[ -f "$data/tokenizer.bin" ] || need_writable "$data"
 packages=("${build_packages[@]}" "${report_packages[@]}")
 if [ -n "$text" ] || [ -f "$data/tokenizer.bin" ] || find_bible; then
   need_packages "${packages[@]}"

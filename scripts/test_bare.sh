@@ -90,8 +90,7 @@ bootstrap() {
   debootstrap --variant=minbase --include=ca-certificates,git "${words[@]}" ${DEBOOTSTRAP_OPTIONS:-} "$suite" "$made" \
     ${from:+"$from"} ${script:+"$script"} >"$folder/$system-debootstrap.log" 2>&1 ||
     { tail -5 "$folder/$system-debootstrap.log" >&2; return 1; }
-  chroot "$made" useradd --create-home tester
-  touch "$made/.complete"
+  chroot "$made" useradd --create-home tester && touch "$made/.complete"
 }
 
 # enter SYSTEM USER FOLDER COMMAND...: in the system, as that user, with a fresh environment.

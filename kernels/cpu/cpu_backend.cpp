@@ -28,9 +28,9 @@ double mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads)
-    : threads_(threads > 0 ? threads : usable_threads().threads), product_(std::make_unique<MatrixProduct>(threads_)) {
+CpuBackend::CpuBackend(int threads) : threads_(threads > 0 ? threads : usable_threads().threads) {
   demand_threads(threads_);
+  product_ = std::make_unique<MatrixProduct>(threads_);
 }
 
 CpuBackend::~CpuBackend() {

@@ -77,7 +77,7 @@ struct WeightRule<WeightWrite::kahan> {
   static DITHER_INLINE double full(StoredWeight s) { return static_cast<double>(s.w) - static_cast<double>(s.extra); }
   static DITHER_INLINE StoredWeight initial(float draw) {
     const Expansion pair = pair_of(draw);
-    return {pair.hi, -pair.lo};
+    return {pair.hi, 0.0f - pair.lo};  // +0, not -0, where nothing is left
   }
 };
 

@@ -179,11 +179,13 @@ std::vector<CheckpointEntry> outdated(const std::vector<CheckpointEntry>& entrie
 }
 
 std::string foreign_in_checkpoints(const std::string& folder) {
+  const auto is_of_nfs = [](const std::string& name) { return name.rfind(".nfs", 0) == 0; };  // removed, still open
   for (const std::string& name : names_in(folder)) {
+    if (is_of_nfs(name)) continue;
     const std::string path = folder + "/" + name;
     if ((step_of(name) < 0 && !is_leftover(name)) || !fs::is_directory(path)) return path;
     for (const std::string& file : names_in(path)) {
-      if (file != kManifestName && !is_shard_name(file)) return path + "/" + file;
+      if (file != kManifestName && !is_shard_name(file) && !is_of_nfs(file)) return path + "/" + file;
     }
   }
   return "";

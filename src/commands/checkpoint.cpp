@@ -13,6 +13,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "src/checkpoint/checkpoint_folder.h"
 #include "src/checkpoint/consolidate.h"
 #include "src/checkpoint/load.h"
@@ -122,7 +123,7 @@ void list(const Options& options) {
   const std::string folder = checkpoints_of(plain(options.run));
   const std::vector<CheckpointEntry> entries = list_checkpoints(folder);
   size_t damaged = 0;
-  fmt::print("{}\n", folder);
+  fmt::print("{}\n", visible(folder));
   if (!entries.empty()) {
     fmt::print("{:>10}  {:19}  {:>6}  {:>9}  {:>5}  strategy\n", "step", "written", "age", "MiB", "ranks");
   }
@@ -137,11 +138,11 @@ void list(const Options& options) {
     } catch (const Error& error) {
       if (!there_is(entry.path)) continue;  // removed meanwhile by its run
       ++damaged;
-      fmt::print("{:>10}  damaged: {}\n", entry.step, error.what());
+      fmt::print("{:>10}  damaged: {}\n", entry.step, visible(error.what()));
     }
   }
   const std::vector<std::string> left = leftovers(folder);
-  for (const std::string& line : left) fmt::print("{}\n", line);
+  for (const std::string& line : left) fmt::print("{}\n", visible(line));
   if (entries.empty() && left.empty()) fmt::print("no checkpoints\n");
   if (damaged > 0) fail_damaged(damaged, entries.size());
 }
@@ -163,12 +164,13 @@ void verify(const Options& options) {
     try {
       const Manifest manifest = read_manifest(checkpoint);
       verify_checkpoint(checkpoint, manifest, ReadFrom::disk);
-      fmt::print("{}: good, {:.1f} MiB in {:.2f} s\n", checkpoint, mib(bytes_of(manifest)), seconds_since(begin));
+      fmt::print("{}: good, {:.1f} MiB in {:.2f} s\n", visible(checkpoint), mib(bytes_of(manifest)),
+                 seconds_since(begin));
     } catch (const Error& error) {
       const bool gone = there.count(checkpoint) > 0 && !there_is(checkpoint);
       ++(gone ? removed : damaged);
-      gone ? fmt::print("{}: removed meanwhile by a run that keeps its newest\n", checkpoint)
-           : fmt::print("{}\n", error.what());  // begins with the file
+      gone ? fmt::print("{}: removed meanwhile by a run that keeps its newest\n", visible(checkpoint))
+           : fmt::print("{}\n", visible(error.what()));  // begins with the file
     }
     std::fflush(stdout);  // a line as soon as it is known: reading takes a while
   }
@@ -214,7 +216,7 @@ void show(const Options& options) {
 
   const StrategyInfo& strategy = strategy_info(config.precision.strategy);
   const TrainingState& t = m.training;
-  fmt::print("checkpoint  {}\n", checkpoint);
+  fmt::print("checkpoint  {}\n", visible(checkpoint));
   fmt::print("run         {}, step {} of {}\n", config.name, with_commas(t.step), with_commas(config.steps));
   fmt::print("seen        {}, {}\n", counted(t.samples, "sample"), counted(tokens_consumed(t, config), "token"));
   fmt::print("model       {}{}, {} wide, {}\n", config.model.preset.empty() ? "" : config.model.preset + ": ",
@@ -222,8 +224,8 @@ void show(const Options& options) {
              counted(ParameterTable(config).counted_elements(), "parameter"));
   fmt::print("strategy    {}: {}\n", strategy.name, strategy.meaning);
   fmt::print("ranks       {}, ZeRO {}\n", m.ranks, config.parallel.zero_stage);
-  fmt::print("commit      {}\n", m.commit);
-  fmt::print("arithmetic  {}\n", m.arithmetic);
+  fmt::print("commit      {}\n", visible(m.commit));
+  fmt::print("arithmetic  {}\n", visible(m.arithmetic));
   fmt::print("algorithms  {}\n", m.algorithms.empty() ? "no table" : "a table is kept in the manifest");
   const DataIdentity data = parse_data_identity(m.data);
   fmt::print("data        {}{}\n", data.shards, data.tokenizer.empty() ? "" : ", tokenizer " + data.tokenizer);

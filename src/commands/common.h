@@ -4,8 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "src/data/tokenizer.h"
-
 namespace CLI {
 class App;
 }

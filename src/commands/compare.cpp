@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/counted.h"
 #include "base/error.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
@@ -45,7 +46,7 @@ void list(const Study& study) {
   const std::vector<RunStatus> runs = survey(study);
   size_t width = 3;
   for (const RunStatus& status : runs) width = std::max(width, status.run->name.size());
-  fmt::print("{}: {} run{} in {}\n", study.name, runs.size(), runs.size() == 1 ? "" : "s", study.folder);
+  fmt::print("{}: {} in {}\n", study.name, counted(static_cast<int64_t>(runs.size()), "run"), study.folder);
   fmt::print("{:<{}}  {:<14}  {:>15}  {:>12}\n", "run", width, "state", "parameters", "memory, MiB");
   for (const RunStatus& status : runs) {
     const std::string state = !status.conflict.empty() ? "other config"

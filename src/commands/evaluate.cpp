@@ -7,7 +7,9 @@
 #include <optional>
 #include <utility>
 
+#include "base/counted.h"
 #include "base/error.h"
+#include "base/printable.h"
 #include "src/commands/commands.h"
 #include "src/commands/common.h"
 #include "src/commands/trained_weights.h"
@@ -71,8 +73,9 @@ void evaluate(const Options& options) {
     throw Error(weights.path + ": the loss is not finite, although all weights are: activations overflow");
   }
 
-  fmt::print("weights        {}\n", weights.description());
-  fmt::print("data           {}    {} counted in {:.1f} s\n", evaluator.description(), result.targets, result.seconds);
+  fmt::print("weights        {}\n", visible(weights.description()));
+  fmt::print("data           {}    {} counted in {:.1f} s\n", visible(evaluator.description()),
+             with_commas(result.targets), result.seconds);
   fmt::print("loss           {:.6f} nats a token\n", result.loss);
   fmt::print("perplexity     {:.4f}\n", result.perplexity);
   fmt::print("bits per byte  {}\n", std::isnan(result.bits_per_byte) ? lacks_bytes(config, tokenizer.has_value())

@@ -66,7 +66,7 @@ void sample(const Options& options) {
   check_sampling(config, tokenizer, config.sampling.prompt);  // before memory is taken
   Engine engine(config);
   load_weights(weights, engine);
-  fmt::print(stderr, "weights: {}\n", weights.description());  // standard output has the text alone
+  fmt::print(stderr, "weights: {}\n", visible(weights.description()));  // standard output has the text alone
   fmt::print("{}\n", printable(generate(engine, tokenizer, config.sampling, 0)));
 }
 

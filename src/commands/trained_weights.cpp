@@ -12,6 +12,7 @@
 #include "src/checkpoint/load.h"
 #include "src/checkpoint/state_tensors.h"
 #include "src/checkpoint/weights.h"
+#include "src/commands/common.h"
 #include "src/config/inference.h"
 
 namespace dither {
@@ -103,7 +104,7 @@ TrainedWeights find_weights(const std::string& named) {
 
 void warn_of_passed(const TrainedWeights& weights) {
   for (const std::string& reason : weights.passed) {
-    fmt::print(stderr, "warning: {}; using {} instead\n", reason, weights.description());
+    print_warnings({fmt::format("{}; using {} instead", reason, weights.description())});
   }
 }
 

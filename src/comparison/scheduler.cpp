@@ -296,7 +296,7 @@ std::vector<RunStatus> run_study(const Study& study, const ScheduleOptions& opti
   if (StopSignals::received() != 0 && finished < static_cast<int64_t>(runs.size())) {
     throw Error(
         fmt::format("{}: stopped by {} with {} of {} runs finished\n       the same command goes on: finished "
-                    "runs are not repeated",
+                    "runs are not repeated, interrupted ones are resumed",
                     study.folder, StopSignals::name(), finished, runs.size()));
   }
   return runs;

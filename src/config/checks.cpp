@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>  // lcm
 
+#include "base/counted.h"
 #include "base/error.h"
 #include "src/config/document.h"  // shown()
 #include "src/config/given.h"     // where a value came from
@@ -236,14 +237,14 @@ void warn_of_schedule(const Config& config, std::vector<std::string>& warnings) 
   const int64_t steps = config.steps - o.schedule.start_step;  // of the schedule
   if (o.schedule.warmup_steps > steps) {
     warnings.push_back(fmt::format(
-        "optimizer.schedule.warmup_steps {} is longer than the run of {} steps: the learning rate never reaches {}",
-        o.schedule.warmup_steps, steps, o.learning_rate));
+        "optimizer.schedule.warmup_steps {} is longer than the schedule of {}: the learning rate never reaches {}",
+        o.schedule.warmup_steps, counted(steps, "step"), o.learning_rate));
   } else if (o.schedule.kind == ScheduleKind::wsd && static_cast<double>(o.schedule.warmup_steps) >
                                                          (1 - o.schedule.decay_fraction) * static_cast<double>(steps)) {
     warnings.push_back(
-        fmt::format("optimizer.schedule.warmup_steps {} and decay_fraction {} overlap in a run of {} steps: no steps "
+        fmt::format("optimizer.schedule.warmup_steps {} and decay_fraction {} overlap in a schedule of {}: no steps "
                     "at {} are left",
-                    o.schedule.warmup_steps, o.schedule.decay_fraction, steps, o.learning_rate));
+                    o.schedule.warmup_steps, o.schedule.decay_fraction, counted(steps, "step"), o.learning_rate));
   }
 }
 

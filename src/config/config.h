@@ -109,7 +109,7 @@ enum class Reduction { bf16, fp32, ordered };
 enum class Transport { automatic, nccl, mpi, host, none };
 
 struct ParallelConfig {
-  int threads = 0;               // CPU threads of this process; 0 = all cores
+  int threads = 0;               // CPU threads of this process; 0 = as many as it may use
   int zero_stage = 0;            // shards: 1 optimizer state, 2 and gradients, 3 and weights
   int64_t shard_group_size = 0;  // consecutive ranks that share one copy; 0 = all; smaller: hybrid sharding
   Reduction reduction = Reduction::fp32;

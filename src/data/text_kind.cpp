@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -33,9 +35,9 @@ constexpr Kind kKinds[] = {
     {"7z\xBC\xAF\x27\x1C"sv, 0, "a 7z archive", "7z x -so {0} > {0}.txt"},
     {"ustar"sv, 257, "a tar archive", "tar -xOf {0} > {0}.txt"},
     {"PAR1"sv, 0, "a Parquet table",
-     "python3 -c 'import pandas; print(*pandas.read_parquet(\"{0}\").text, sep=\"\\n\")' > {0}.txt"},
+     "python3 -c 'import pandas, sys; print(*pandas.read_parquet(sys.argv[1]).text, sep=\"\\n\")' {0} > {0}.txt"},
     {"ARROW1"sv, 0, "an Arrow table",
-     "python3 -c 'import pandas; print(*pandas.read_feather(\"{0}\").text, sep=\"\\n\")' > {0}.txt"},
+     "python3 -c 'import pandas, sys; print(*pandas.read_feather(sys.argv[1]).text, sep=\"\\n\")' {0} > {0}.txt"},
     {"%PDF-"sv, 0, "a PDF document", "pdftotext {0} {0}.txt"},
     {"{\\rtf"sv, 0, "an RTF document", "unrtf --text {0} > {0}.txt"},
     {"\x88\xD8\x34\x01"sv, 0, "a shard of tokens already (16 bits)", "name it in data.train"},
@@ -45,6 +47,15 @@ constexpr Kind kKinds[] = {
     {"\xFF\xFE"sv, 0, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > {0}.txt"},
     {"\xFE\xFF"sv, 0, "text in UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > {0}.txt"},
 };
+
+/// The path as one word of a shell's command.
+std::string word_of(const std::string& path) {
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || std::strchr("._/+-", c); };
+  if (std::all_of(path.begin(), path.end(), is_plain)) return path;
+  std::string quoted = "'";
+  for (const char c : path) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
 
 [[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& command) {
   throw Error(fmt::format("{}: {}, needs plain text in UTF-8\n       cure: {}", path, what, command));
@@ -81,7 +92,7 @@ void check_is_no_json_lines(const std::string& path, std::string_view start) {
   }
   if (field.empty()) return;
   refuse(path, fmt::format("JSON Lines (objects with a field \"{}\")", field),
-         fmt::format("jq -r .{} {} > {}.txt", field, path, path));
+         fmt::format("jq -r .{0} {1} > {1}.txt", field, word_of(path)));
 }
 
 }  // namespace
@@ -89,7 +100,7 @@ void check_is_no_json_lines(const std::string& path, std::string_view start) {
 void check_begins_as_text(const std::string& path, std::string_view start) {
   for (const Kind& kind : kKinds) {
     if (start.size() < kind.offset || !start.substr(kind.offset).starts_with(kind.magic)) continue;
-    refuse(path, kind.what, fmt::format(fmt::runtime(kind.command), path));
+    refuse(path, kind.what, fmt::format(fmt::runtime(kind.command), word_of(path)));
   }
   if (start.starts_with(kUtf8ByteOrderMark)) start.remove_prefix(kUtf8ByteOrderMark.size());
   check_is_no_json_lines(path, start);
@@ -104,9 +115,9 @@ void check_has_no_zero(const std::string& path, std::string_view piece, int64_t 
   refuse(path,
          fmt::format("byte {} is 0, which no text has{}", offset + static_cast<int64_t>(zero),
                      wide ? " (UTF-16 without a mark?)" : ""),
-         wide ? fmt::format("iconv -f UTF-16{} -t UTF-8 {} > {}.txt", zero % 2 == 0 ? "BE" : "LE", path, path)
-              : fmt::format("look at it (file {}); where it is text but for zeros: tr -d '\\000' < {} > {}.txt", path,
-                            path, path));
+         wide ? fmt::format("iconv -f UTF-16{0} -t UTF-8 {1} > {1}.txt", zero % 2 == 0 ? "BE" : "LE", word_of(path))
+              : fmt::format("look at it (file {0}); where it is text but for zeros: tr -d '\\000' < {0} > {0}.txt",
+                            word_of(path)));
 }
 
 }  // namespace dither

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/checksum.h"
+#include "base/counted.h"
 #include "base/error.h"
 
 namespace dither {
@@ -34,17 +35,19 @@ std::vector<ValidationSegment> choose_segments(const std::vector<int64_t>& token
   const int64_t all = targets_of(tokens);
   if (wanted == 0 || wanted > all) wanted = all;
   std::vector<ValidationSegment> chosen;
-  int64_t before = 0, taken = 0;  // targets that precede the segment, and those of them that are chosen
+  int64_t before = 0, taken = 0;  // targets of the shards before this one, and those of all that are chosen
   for (size_t shard = 0; shard < tokens.size(); ++shard) {
-    const int64_t end = kFirstTarget + targets_of(tokens[shard]);
-    for (int64_t first = kFirstTarget; first < end && taken < wanted; first += length) {
-      const int64_t targets = std::min(length, end - first);
-      before += targets;
-      // 128 bits: a trillion tokens times a billion.
-      if (static_cast<__int128>(taken) * all >= static_cast<__int128>(before) * wanted) continue;
-      chosen.push_back({static_cast<int64_t>(shard), first, std::min(targets, wanted - taken)});
+    const int64_t here = targets_of(tokens[shard]);
+    for (int64_t begin = 0; begin < here && taken < wanted; begin += length) {
+      // The next one chosen is the first that ends after this target. 128 bits: a trillion tokens times a billion.
+      const int64_t due = static_cast<int64_t>(static_cast<__int128>(taken) * all / wanted) - before;
+      if (due >= here) break;
+      begin = std::max(begin, due / length * length);
+      chosen.push_back(
+          {static_cast<int64_t>(shard), kFirstTarget + begin, std::min({length, here - begin, wanted - taken})});
       taken += chosen.back().targets;
     }
+    before += here;
   }
   DITHER_ASSERT(taken == wanted);
   return chosen;
@@ -56,8 +59,8 @@ ValidationSet::ValidationSet(const TokenShards& shards, const Options& options)
       segments_(choose_segments(tokens_of(shards), segment_length(), options.wanted)),
       all_targets_(targets_of(tokens_of(shards))) {
   if (segments_.empty()) {
-    throw Error(fmt::format("{}: nothing to judge: a target needs a token before it, and none of {} shard{} has two",
-                            shards.pattern(), shards.shards(), shards.shards() == 1 ? "" : "s"));
+    throw Error(fmt::format("{}: nothing to judge: a target needs a token before it, and none of {} has two",
+                            shards.pattern(), counted(shards.shards(), "shard")));
   }
   const int64_t T = options.sequence_length;
   first_window_.push_back(0);

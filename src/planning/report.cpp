@@ -1,5 +1,4 @@
 #include "src/planning/report.h"
-#include "base/counted.h"
 
 #include <fmt/format.h>
 
@@ -7,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/counted.h"
 #include "kernels/numerics/strategy.h"
 
 namespace dither {
@@ -17,19 +17,13 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kMiB = 1 << 20;
 
-/// 1234567 -> "1,234,567".
-std::string grouped(int64_t n) {
-  std::string text = std::to_string(n);
-  for (size_t i = text.size(); i > 3 && text[i - 4] != '-'; i -= 3) text.insert(i - 3, ",");
-  return text;
-}
-
-std::string mib(int64_t bytes) { return grouped(static_cast<int64_t>(static_cast<double>(bytes) / kMiB + 0.5)); }
+std::string mib(int64_t bytes) { return with_commas(static_cast<int64_t>(static_cast<double>(bytes) / kMiB + 0.5)); }
 
 /// Milliseconds with three digits that count.
 std::string ms(double seconds) {
   const double value = seconds * 1e3;
-  return value >= 100 ? grouped(static_cast<int64_t>(value + 0.5)) : fmt::format("{:.{}f}", value, value >= 10 ? 1 : 2);
+  return value >= 100 ? with_commas(static_cast<int64_t>(value + 0.5))
+                      : fmt::format("{:.{}f}", value, value >= 10 ? 1 : 2);
 }
 
 int64_t sent(const StagePlan& stage, Purpose purpose) { return stage.sent_bytes[static_cast<size_t>(purpose)]; }
@@ -47,13 +41,13 @@ std::vector<std::vector<std::string>> table_of(const ScalePlan& plan) {
   for (const StagePlan& s : plan.stages) {
     rows.push_back({fmt::format("{}{}", s.stage, s.chosen ? " *" : ""), mib(s.memory.total()),
                     plan.fits(s) ? "yes" : "no", mib(sent(s, Purpose::gradients)), mib(sent(s, Purpose::weights)),
-                    grouped(sent(s, Purpose::scalars)), grouped(s.calls)});
+                    with_commas(sent(s, Purpose::scalars)), with_commas(s.calls)});
     if (!times) continue;
     for (const double seconds :
          {s.time.compute_seconds, s.time.communication_seconds, s.time.exposed_seconds(), s.time.step_seconds}) {
       rows.back().push_back(ms(seconds));
     }
-    rows.back().push_back(grouped(static_cast<int64_t>(s.tokens_per_second + 0.5)));
+    rows.back().push_back(with_commas(static_cast<int64_t>(s.tokens_per_second + 0.5)));
     rows.back().push_back(fmt::format("{:.3f}", s.efficiency));
   }
   return rows;
@@ -63,7 +57,7 @@ std::string batch_of(const ScalePlan& plan) {
   const BatchConfig& batch = plan.config.batch;
   std::string text = fmt::format("{} = {} of {} x {}, in {} over {}", counted(batch.tokens_per_step, "token"),
                                  counted(plan.micro_batches, "micro-batch", "es"), batch.micro_batch_size,
-                                 grouped(plan.config.model.sequence_length), counted(plan.rounds, "round"),
+                                 with_commas(plan.config.model.sequence_length), counted(plan.rounds, "round"),
                                  counted(plan.ranks, "rank"));
   const int64_t idle = plan.rounds * plan.ranks - plan.micro_batches;
   if (idle > 0) text += fmt::format("; {} idle in the last", counted(idle, "rank"));
@@ -93,9 +87,9 @@ std::string memory_line(const ScalePlan& plan) {
       "memory, MiB  weights {} + gradients {} + optimizer state {} + activations {} + workspace {} = {} of {}{} a "
       "rank: "
       "{}\n",
-      grouped(weights), grouped(gradients), grouped(state), grouped(activations), grouped(workspace),
-      grouped(weights + gradients + state + activations + workspace),
-      grouped(static_cast<int64_t>(plan.inputs.memory_bytes / kMiB)),
+      with_commas(weights), with_commas(gradients), with_commas(state), with_commas(activations),
+      with_commas(workspace), with_commas(weights + gradients + state + activations + workspace),
+      with_commas(static_cast<int64_t>(plan.inputs.memory_bytes / kMiB)),
       plan.inputs.memory_limit.empty() ? "" : " free (" + plan.inputs.memory_limit + ")",
       plan.fits(own) ? "fits" : "does NOT fit");
 }
@@ -127,9 +121,9 @@ std::string inputs_of(const ScalePlan& plan) {
 
 std::string text_of(const ScalePlan& plan) {
   const bool times = plan.inputs.has_times();
-  std::string text = fmt::format("model        {} parameters, {}\n", grouped(plan.parameters), strategy_of(plan));
+  std::string text = fmt::format("model        {} parameters, {}\n", with_commas(plan.parameters), strategy_of(plan));
   text += fmt::format("batch        {}\n", batch_of(plan));
-  text += fmt::format("ranks        {}, {} a node, device {}\n", grouped(plan.ranks), plan.inputs.ranks_per_node,
+  text += fmt::format("ranks        {}, {} a node, device {}\n", with_commas(plan.ranks), plan.inputs.ranks_per_node,
                       plan.device);
   text += memory_line(plan);
   text += fmt::format("\nZeRO stages, * the config's: memory of a rank, what it sends in a step{}\n",
@@ -152,17 +146,17 @@ std::string text_of(const ScalePlan& plan) {
   }
   text += fmt::format(
       "one rank alone: step {} ms, {} tokens/s ({}); efficiency is of {} such\n", ms(plan.one_rank_step_seconds),
-      grouped(static_cast<int64_t>(static_cast<double>(plan.config.batch.tokens_per_step) / plan.one_rank_step_seconds +
-                                   0.5)),
+      with_commas(static_cast<int64_t>(
+          static_cast<double>(plan.config.batch.tokens_per_step) / plan.one_rank_step_seconds + 0.5)),
       plan.inputs.one_rank_step_seconds > 0 || plan.inputs.micro_batch_seconds > 0 ? "as measured" : "predicted",
       plan.ranks);
   return text + "\n" + inputs_of(plan);
 }
 
 std::string markdown_of(const ScalePlan& plan) {
-  std::string text =
-      fmt::format("{} parameters, {}; {}; device {}, {} a node. Predictions, not measurements.\n\n",
-                  grouped(plan.parameters), strategy_of(plan), batch_of(plan), plan.device, plan.inputs.ranks_per_node);
+  std::string text = fmt::format("{} parameters, {}; {}; device {}, {} a node. Predictions, not measurements.\n\n",
+                                 with_commas(plan.parameters), strategy_of(plan), batch_of(plan), plan.device,
+                                 plan.inputs.ranks_per_node);
   const auto rows = table_of(plan);
   for (size_t r = 0; r < rows.size(); ++r) {
     text += "|";
@@ -223,9 +217,10 @@ std::string inputs_page() {
       "|\n|---|---:|---:|---:|---:|---|\n";
   const auto or_measured = [](double value) { return value > 0 ? value_of(value) : std::string("measured"); };
   for (const DeviceInputs& d : known_devices()) {
-    text += fmt::format("| `{}` | {} | {} | {} | {} | {} |\n", d.name, or_measured(d.bf16_flop_per_second),
-                        or_measured(d.fp32_flop_per_second), value_of(d.memory_bytes_per_second),
-                        d.memory_bytes > 0 ? grouped(static_cast<int64_t>(d.memory_bytes)) : "the machine's", d.source);
+    text +=
+        fmt::format("| `{}` | {} | {} | {} | {} | {} |\n", d.name, or_measured(d.bf16_flop_per_second),
+                    or_measured(d.fp32_flop_per_second), value_of(d.memory_bytes_per_second),
+                    d.memory_bytes > 0 ? with_commas(static_cast<int64_t>(d.memory_bytes)) : "the machine's", d.source);
   }
   text += "\n| link | bytes/s | hop, us | of a tree | where | source |\n|---|---:|---:|---:|---|---|\n";
   for (const LinkInputs& l : known_links()) {

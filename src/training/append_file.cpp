@@ -3,6 +3,7 @@
 #include "src/training/append_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -19,6 +20,11 @@ namespace {
 int open_to_append(const std::string& path, int flags) {
   const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | flags, 0666);
   if (descriptor < 0) throw Error(path + " cannot be opened for writing: " + std::strerror(errno));
+  struct stat status {};
+  if (fstat(descriptor, &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode))) {
+    close(descriptor);
+    throw Error(path + " is a FIFO or a socket, needs a file");
+  }
   return descriptor;
 }
 
@@ -38,14 +44,14 @@ std::string write_all(int descriptor, std::string& text) {
   return refusal;
 }
 
-/// Copies the whole of one file to the end of another; "" or why not.
+/// Copies the whole of one file to the end of another; "" or why that cannot be written. What cannot be read any more
+/// (a file that another machine has removed, over NFS) is lost, and must not keep back what follows.
 std::string copy_all(int from, int to) {
   std::array<char, 1 << 16> piece{};
   for (off_t done = 0;;) {
     const ssize_t bytes = pread(from, piece.data(), piece.size(), done);
     if (bytes < 0 && errno == EINTR) continue;
-    if (bytes < 0) return std::strerror(errno);
-    if (bytes == 0) return "";
+    if (bytes <= 0) return "";
     std::string text(piece.data(), static_cast<size_t>(bytes));
     std::string refusal = write_all(to, text);
     if (!refusal.empty()) return refusal;

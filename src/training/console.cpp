@@ -26,7 +26,8 @@ std::string write_console(std::FILE* out, std::string_view text) {
   const int descriptor = fileno(out);
   while (!text.empty()) {
     pollfd ready{descriptor, POLLOUT, 0};
-    if (poll(&ready, 1, kTickMs) == 0) {
+    const int found = poll(&ready, 1, kTickMs);
+    if (found == 0 || (found < 0 && errno == EINTR)) {  // a signal ends poll(), and a write would wait in its place
       if (StopSignals::received() != 0) return "its reader does not read";
       continue;
     }

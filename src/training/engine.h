@@ -18,6 +18,10 @@
 
 namespace dither {
 
+/// Called before each piece of work by all ranks, with why this rank cannot do its own ("" : it can): whether all go
+/// on, the same answer on every rank.
+using GoOn = std::function<bool(const std::string& failure)>;
+
 /// Whether `device` means CUDA here: "cuda", or "auto" where there is a device that this program can use.
 bool uses_cuda(const Config& config);
 

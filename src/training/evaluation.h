@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <functional>
 #include <string>
 
 #include "src/data/tokenizer.h"
@@ -10,10 +9,6 @@
 #include "src/training/engine.h"
 
 namespace dither {
-
-/// Called before each piece of work by all ranks, with why this rank cannot do its own ("" : it can): whether all go
-/// on, the same answer on every rank.
-using GoOn = std::function<bool(const std::string& failure)>;
 
 /// What is judged, as hashes: losses compare where `judged` is the same; else bits per byte do where `text` is.
 struct JudgedData {

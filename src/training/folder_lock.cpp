@@ -80,7 +80,10 @@ FolderLock::FolderLock(const std::string& folder, const FolderLockOptions& optio
   for (int renewals = 0;;) {
     if (descriptor_ < 0) descriptor_ = open_lock(path_, inherited_);
     const Attempt result = attempt(descriptor_, path_);
-    if (result == Attempt::held || (result == Attempt::nameless && renewals == kMostRenewals)) break;
+    if (result == Attempt::held || (result == Attempt::nameless && renewals == kMostRenewals)) {
+      keeps_inode_ = result == Attempt::held;
+      break;
+    }
     if (result == Attempt::busy && Clock::now() - begin < patience && StopSignals::received() == 0) {
       std::this_thread::sleep_for(kTick);
       continue;
@@ -94,7 +97,9 @@ FolderLock::FolderLock(const std::string& folder, const FolderLockOptions& optio
   sign(descriptor_);
 }
 
-bool FolderLock::is_lost() const { return !has_name(descriptor_, path_); }
+bool FolderLock::is_lost() const {
+  return keeps_inode_ ? !has_name(descriptor_, path_) : access(path_.c_str(), F_OK) != 0;
+}
 
 FolderLock::~FolderLock() {
   // Nobody's any more, unless a program that was started holds it still.

@@ -32,6 +32,7 @@ class FolderLock {
   const std::string path_;
   int descriptor_;
   const bool inherited_;
+  bool keeps_inode_ = true;  // false: a file system that gives the same file another inode each time
 };
 
 }  // namespace dither

@@ -26,8 +26,8 @@ struct Unsaved {
 };
 
 /// Tries both, the state first: a run that is killed before its weights are there is resumed and writes them. What has
-/// failed is tried once more; where the disk is full, again and again for retry_seconds, or until another signal comes
-/// (StopSignals::repeated()). All ranks call it.
+/// failed is tried once more; where the disk is full, again and again for retry_seconds, or until a signal comes, of a
+/// run that a signal has ended another one (StopSignals::repeated()). All ranks call it.
 Unsaved save_last(const LastSave& save, Control& control);
 
 }  // namespace dither

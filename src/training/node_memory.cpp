@@ -39,7 +39,9 @@ std::vector<std::string> memory_lacks(Control& control, int64_t needed_bytes, co
     star::Unpacker rank(text);
     const auto needed = rank.value<int64_t>(), bytes = rank.value<int64_t>();
     const std::string host = rank.text(), limit = rank.text();
-    place_of.push_back(host + "\n" + limit + "\n" + rank.text());
+    const std::string own_limit =
+        limit == kAddressSpaceLimit ? std::to_string(place_of.size()) : "";  // shared with none
+    place_of.push_back(host + "\n" + limit + "\n" + rank.text() + "\n" + own_limit);
     Shared& place = places[place_of.back()];
     ++place.ranks;
     place.needed += static_cast<double>(needed);

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/input_file.h"
 #include "src/checkpoint/checkpoint_folder.h"
 #include "src/checkpoint/file_system.h"
 #include "src/training/metrics.h"  // begins_as_metrics()
@@ -47,10 +48,10 @@ bool is_own(const fs::directory_entry& entry) {
 /// "" if this is a config that the program can read and has stored: with all keys, not only those that a user writes.
 /// Else why it is not.
 std::string flaw_of_config(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::string text;
   std::vector<std::string> warnings;
   try {
+    text = read_input(path, kConfigFile);
     parse_config(text, path, {}, warnings);
   } catch (const Error& e) {
     const std::string message = e.what();
@@ -148,15 +149,14 @@ void RunFolder::empty() {
   }
 }
 
-bool RunFolder::is_lost() const { return lock_ && (lock_->is_lost() || !there_is(config_path())); }
+bool RunFolder::is_lost() const { return !lock_ || (lock_->is_lost() || !there_is(config_path())); }
 
 void RunFolder::restore(const Config& config) {
   lock_.reset();
   make_durable_folder(disk(), path_);
   lock();
-  std::ifstream file(config_path(), std::ios::binary);
-  const std::string there{std::istreambuf_iterator<char>(file), {}};
-  if (!there.empty() && there != to_json(config)) {
+  if (there_is(config_path()) && read_input(config_path(), kConfigFile) != to_json(config)) {
+    lock_.reset();  // the folder is not this run's: nothing is written there, now or later
     throw Error(path_ + " was removed or moved while this run trained, and another run has begun there");
   }
   reopen(config);

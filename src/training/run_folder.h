@@ -43,7 +43,8 @@ class RunFolder {
   /// does, or when the disk refuses.
   void empty();
 
-  /// Whether the folder that this run has made or reopened is no longer there, or its config.json or lock.
+  /// Whether the folder that this run has made or reopened is no longer there, or its config.json or lock; also when
+  /// restore() has failed.
   bool is_lost() const;
   /// Makes it again. Throws Error when another run has begun there, or the disk refuses.
   void restore(const Config& config);

@@ -71,7 +71,7 @@ void check_sampling(const Config& config, const Tokenizer& tokenizer, const std:
 }
 
 std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step,
-                     const std::function<bool()>& go_on) {
+                     const GoOn& go_on) {
   const Config& config = engine.config();
   std::vector<int32_t> ids = prompt_ids(config, tokenizer, options.prompt);
   const NoiseId noise{.seed = config.seed,
@@ -82,7 +82,7 @@ std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingC
   const int64_t T = config.model.sequence_length;
   std::vector<int32_t> window;
   std::vector<float> logits;
-  for (int i = 0; i < options.tokens && (!go_on || go_on()); ++i) {
+  for (int i = 0; i < options.tokens; ++i) {
     const int64_t used = std::min<int64_t>(T, static_cast<int64_t>(ids.size()));
     window.assign(ids.end() - used, ids.end());
     // Attention is causal, so what follows the text changes nothing. A few lengths instead of T: few shapes of product.
@@ -91,7 +91,9 @@ std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingC
     engine.model().forward();
     engine.model().logits(used - 1, logits);
     const bool finite = std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
-    if (!finite) throw Error("the model's logits are not finite: nothing can be drawn from them");
+    const std::string failure = finite ? "" : "the model's logits are not finite: nothing can be drawn from them";
+    if (go_on && !go_on(failure)) break;
+    if (!finite) throw Error(failure);
     exclude_ids_without_token(tokenizer, logits);
     // Ranks on unequal devices may draw differently; what one of them does all must do.
     const auto next = static_cast<int32_t>(engine.from_rank_0(sample_token(logits, options, random_word(noise, i))));

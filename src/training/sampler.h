@@ -21,8 +21,9 @@ void check_sampling(const Config& config, const Tokenizer& tokenizer, const std:
 /// The prompt continued by options.tokens tokens, or until end of text. Random bits are a function of (config.seed,
 /// step, position) alone. The model sees at most the last sequence_length tokens. An empty prompt begins with end of
 /// text. Ids that are no token (a model's vocabulary may be larger than its tokenizer's) are never drawn. Throws Error
-/// as check_sampling() does. `go_on` is asked before each token, by all ranks with the same answer; false breaks off.
+/// as check_sampling() does, and where logits are not finite. `go_on` is asked before each token is drawn; false breaks
+/// off.
 std::string generate(Engine& engine, const Tokenizer& tokenizer, const SamplingConfig& options, int64_t step,
-                     const std::function<bool()>& go_on = {});
+                     const GoOn& go_on = {});
 
 }  // namespace dither

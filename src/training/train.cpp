@@ -276,15 +276,16 @@ class Run {
     if (!go_on("")) return;
     try {
       work();
-    } catch (const Error& e) {
+    } catch (const std::exception& e) {
       if (ranks_.size() > 1) throw;
-      failure_ = e.what();
+      failure_ = words_of(e);
     }
     if (!failure_.empty() && ranks_.speaks()) {
       progress_->warn(
           fmt::format("{} at step {}: {}\n       training goes on without it", what, with_commas(step), failure_));
     }
     failure_.clear();
+    go_on("");  // a stop that came with the last piece: no further step
   }
 
   /// Asked by all ranks between two pieces of work beside training, with the reason where a rank cannot do its own:
@@ -319,8 +320,9 @@ class Run {
   void sample(int64_t step) {
     engine_.phase(fmt::format("sample at step {}", step));
     const std::string text =  // the same on every rank
-        generate(engine_, *corpus_.tokenizer, config_.sampling, step, [this] { return go_on(""); });
-    if (stopping_ || !ranks_.speaks()) return;
+        generate(engine_, *corpus_.tokenizer, config_.sampling, step,
+                 [this](const std::string& f) { return go_on(f); });
+    if (stopping_ || !failure_.empty() || !ranks_.speaks()) return;
     metrics_->sample(step, text);
     progress_->say("sample at step " + with_commas(step) + ": " + printable(text));
   }
@@ -333,15 +335,26 @@ class Run {
 
   SaveAttempt try_weights() {
     engine_.phase("writing weights");
-    try {
+    SaveAttempt result = attempt([this] {
       if (ranks_.speaks()) restore_folder();
-      write_weights(ranks_.speaks() ? folder_.weights_path() : "", config_, trainer_.steps_done(), engine_.table(),
+    });
+    // Gathering weights needs all ranks, also where rank 0 has no folder to write them to.
+    const bool writes = ranks_.speaks() && result.failure.empty();
+    const SaveAttempt written = attempt([this, writes] {
+      write_weights(writes ? folder_.weights_path() : "", config_, trainer_.steps_done(), engine_.table(),
                     engine_.parameters(), engine_.backend(), engine_.stream(), corpus_.identity.tokenizer, files_);
-      keep_algorithms();  // those of evaluation and samples too
+      if (writes) keep_algorithms();  // those of evaluation and samples too
+    });
+    return result.failure.empty() ? written : result;
+  }
+
+  static SaveAttempt attempt(const std::function<void()>& work) {
+    try {
+      work();
     } catch (const DiskFull& e) {
       return {e.what(), true};
-    } catch (const Error& e) {
-      return {e.what(), false};
+    } catch (const std::exception& e) {
+      return {words_of(e), false};
     }
     return {};
   }
@@ -356,7 +369,10 @@ class Run {
     if (!unsaved.weights.empty()) throw Error("the weights of step " + with_commas(step) + ": " + unsaved.weights);
     const bool complete = step == config_.steps && (!evaluator_ || (go_on("") && evaluate(step)));
     if (!failure_.empty()) throw Error("the evaluation at the end: " + failure_);
-    if (metrics_) metrics_->end(step, trainer_.must_stop() ? "skipped" : (complete ? "completed" : "signal"), seconds);
+    const char* reason = trainer_.must_stop() ? "skipped" : (complete ? "completed" : "signal");
+    const SaveAttempt ended = attempt([&] {
+      if (metrics_) metrics_->end(step, reason, seconds);
+    });
     if (trainer_.must_stop()) {
       if (!ranks_.speaks()) return;  // rank 0's error ends all
       throw Error(fmt::format(
@@ -384,6 +400,7 @@ class Run {
                       "the newest checkpoint that there is",
                       with_commas(step), folder_.weights_path(), unsaved.state));
     }
+    if (!ended.failure.empty()) throw Error(ended.failure);
   }
 
   void report_communication(double seconds) {

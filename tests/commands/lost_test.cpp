@@ -1,6 +1,9 @@
 // Accidents that must cost no work: readers that go away, signals at a bad time, folders that are removed, names that
 // belong to somebody else.
+#include <fcntl.h>
+
 #include <csignal>
+#include <cstdio>  // renameat2()
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -148,6 +151,34 @@ TEST_CASE("a run's folder that is removed while it trains is made again at the n
   place.verify("a");
 }
 
+// Catches: a second attempt that takes the place where another run has begun for its own: checkpoints, weights and
+// removals in the other's folder.
+TEST_CASE("a run whose folder was moved changes nothing in the folder of another run that has taken its place") {
+  const SavedRuns place(R"({"steps": 4000000000, "checkpoint": {"every_steps": 10, "keep_last": 1},
+                            "evaluation": {"every_steps": 0}, "logging": {"measure_every_steps": 0}})");
+  std::vector<std::string> other = SavedRuns::words("a");
+  other.insert(other.end(), {"--set", "seed=5", "--set", "steps=12"});
+  REQUIRE(place.run(other).status == 0);
+  fs::rename(place.folder("a"), place.folder("moved"));
+  Program program(place.path(), SavedRuns::words("a"));
+  await([&] { return !place.written("a").empty(); });
+  // At once: between two renames the first run might make its folder again.
+  REQUIRE(renameat2(AT_FDCWD, place.folder("a").c_str(), AT_FDCWD, place.folder("moved").c_str(), RENAME_EXCHANGE) ==
+          0);
+  const auto content = place.content("a");
+  await([&] {  // three refused checkpoints
+    const std::string metrics = read_whole(place.folder("moved") + "/metrics.jsonl");
+    size_t refused = 0;
+    for (size_t at = 0; (at = metrics.find("another run has begun there", at)) != std::string::npos; ++at) ++refused;
+    return refused >= 3;
+  });
+  program.send(SIGTERM);
+  const Outcome outcome = program.wait();
+  INFO(outcome.out << outcome.err);
+  REQUIRE(outcome.status == 2);
+  REQUIRE((place.content("a") == content));
+}
+
 // Catches: --overwrite that takes any config.json for a run's, or deletes what lies in a run's folder beside its own; a
 // refusal without the file's name; a lock left in a folder that was refused.
 TEST_CASE("nothing is removed that no run made, and a folder that is refused stays as it was") {
@@ -204,7 +235,7 @@ TEST_CASE("checkpoint verify beside a run that removes checkpoints calls none of
   place.train("a");
   std::thread remover([&] {
     await([&] { return fs::exists(place / "full"); });
-    std::this_thread::sleep_for(std::chrono::seconds(1));
+    std::this_thread::sleep_for(std::chrono::seconds(3));  // until the program has listed the folder
     fs::remove_all(place.checkpoint("a", 6));
     write_file(place / "go", "");
   });

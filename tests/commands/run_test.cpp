@@ -74,7 +74,7 @@ TEST_CASE("a config that looks wrong trains with a warning on the terminal and i
   const Workplace place;
   place.prepare_corpus();
   place.write_config("a.json", R"({"optimizer": {"schedule": {"warmup_steps": 50}}})");
-  const std::string warning = "warning: optimizer.schedule.warmup_steps 50 is longer than the run of 2 steps";
+  const std::string warning = "warning: optimizer.schedule.warmup_steps 50 is longer than the schedule of 2 steps";
   REQUIRE(has(place.output_of({"train", "a.json"}), warning));
   REQUIRE(has(read_whole(place / "runs/a/log.txt"), warning));
 }

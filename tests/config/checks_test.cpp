@@ -264,7 +264,7 @@ TEST_CASE("a warm-up that outlasts the run is warned of") {
   const auto warnings = warnings_of(small_with(R"({"steps": 100, "optimizer": {"schedule": {"warmup_steps": 700}}})"));
   REQUIRE(warnings.size() == 1);
   CHECK(warnings[0] ==
-        "optimizer.schedule.warmup_steps 700 is longer than the run of 100 steps: the learning rate never reaches "
+        "optimizer.schedule.warmup_steps 700 is longer than the schedule of 100 steps: the learning rate never reaches "
         "0.0006");
   CHECK(warnings_of(small_with(R"({"steps": 100, "optimizer": {"schedule": {"warmup_steps": 100}}})")).empty());
   CHECK(warnings_of(small_with(R"({"steps": 100, "optimizer": {"schedule": {"kind": "wsd", "warmup_steps": 81}}})"))

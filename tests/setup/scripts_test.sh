@@ -18,8 +18,9 @@ for name in bash sh env cat cut sed find dirname sort head printf nproc stat rea
   ln -s "$(command -v $name)" "$bin/$name"
 done
 
-# program NAME: its text comes from stdin.
+# program NAME: its text comes from stdin. What was there is removed first: it may be a link to the system's own.
 program() {
+  rm -f "$bin/$1"
   { echo '#!/bin/bash'; cat; } >"$bin/$1"
   chmod +x "$bin/$1"
 }

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "src/training/append_file.h"
 #include "src/training/signals.h"
@@ -79,6 +80,31 @@ TEST_CASE("a reader that does not read is waited for, until a request to stop co
   std::string taken(1 << 16, ' ');
   REQUIRE(read(pipe.reader, taken.data(), taken.size()) > 0);
   REQUIRE(write_console(pipe.out, "line").empty());
+}
+
+// Catches: a signal that ends the wait for the reader and begins a write that no later signal ends.
+TEST_CASE("a request to stop is heard while a reader that does not read is waited for") {
+  Pipe pipe;
+  const int writer = fileno(pipe.out);
+  REQUIRE(fcntl(writer, F_SETFL, O_NONBLOCK) == 0);
+  const std::string piece(4096, 'x');
+  while (write(writer, piece.data(), piece.size()) > 0) {
+  }
+  REQUIRE(fcntl(writer, F_SETFL, 0) == 0);
+  const pthread_t self = pthread_self();
+  {
+    const StopSignals signals;
+    std::thread sender([self] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(250));
+      pthread_kill(self, SIGTERM);
+    });
+    const unsigned before = alarm(60);  // SIGALRM ends a test that waits for ever
+    const std::string refusal = write_console(pipe.out, "line");
+    alarm(before);
+    sender.join();
+    REQUIRE(refusal == "its reader does not read");
+  }
+  const StopSignals forgotten;
 }
 
 // Catches: lines that go into a file without a name, a first part that is missing afterwards, a file of somebody else

@@ -20,8 +20,8 @@ constexpr int64_t kMiB = 1 << 20;
 
 }  // namespace
 
-// Catches: each rank compared with what is free by itself, ranks of other GPUs or groups added up too, the last rank's
-// free memory in place of the least.
+// Catches: each rank compared with what is free by itself, ranks of other GPUs or groups added up too, what each
+// process has for itself shared out, the last rank's free memory in place of the least.
 TEST_CASE("what ranks of a node need is added up before it is compared with what is free") {
   Control one(RankEnvironment{}, 1, {});
   REQUIRE(memory_lacks(one, 10 * kMiB, {10 * kMiB, "MemAvailable"}) == std::vector<std::string>{""});
@@ -44,13 +44,15 @@ TEST_CASE("what ranks of a node need is added up before it is compared with what
     for (const std::string& text : memory_lacks(control, 60 * kMiB, {100 * kMiB, "m"}, std::to_string(rank))) {
       all += text + "|";
     }
+    for (const std::string& text : memory_lacks(control, 60 * kMiB, {100 * kMiB, kAddressSpaceLimit}))
+      all += text + "|";
     return all;
   };
   const std::string both = "2 ranks of " + star::host_name() + " need 120 MiB, 100 MiB are free (m)|";
   const pid_t child = fork();
   REQUIRE(child >= 0);
-  if (child == 0) _exit(lacks(1) == both + both + "||||" ? 0 : 1);
-  CHECK(lacks(0) == both + both + "||||");
+  if (child == 0) _exit(lacks(1) == both + both + "||||||" ? 0 : 1);
+  CHECK(lacks(0) == both + both + "||||||");
   int status = 0;
   waitpid(child, &status, 0);
   CHECK(status == 0);

@@ -17,14 +17,20 @@ namespace dither {
 namespace {
 
 /// How a child ends that does this: its exit status, or 128 + the signal that killed it.
-int ending_of(const std::function<int()>& act) {
+pid_t started(const std::function<int()>& act) {
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) _exit(act());
+  return child;
+}
+
+int ending(pid_t child) {
   int status = 0;
   REQUIRE(waitpid(child, &status, 0) == child);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
+
+int ending_of(const std::function<int()>& act) { return ending(started(act)); }
 
 }  // namespace
 
@@ -97,7 +103,7 @@ TEST_CASE("a burst of signals is one request, also to a program that is about to
 // Catches: a run that no second Ctrl-C can end; a save that a launcher's later SIGTERM kills.
 TEST_CASE("more than a second later another Ctrl-C kills, and another SIGTERM is told") {
   const auto twice = [](int signal) {
-    return ending_of([=] {
+    return started([=] {
       const StopSignals signals;
       raise(signal);
       usleep(1'050'000);
@@ -105,9 +111,9 @@ TEST_CASE("more than a second later another Ctrl-C kills, and another SIGTERM is
       return StopSignals::received() == signal && StopSignals::repeated() ? 7 : 1;
     });
   };
-  std::thread interrupts([&] { CHECK(twice(SIGINT) == 128 + SIGINT); });
-  CHECK(twice(SIGTERM) == 7);
-  interrupts.join();
+  const pid_t interrupted = twice(SIGINT), terminated = twice(SIGTERM);  // at the same time
+  CHECK(ending(interrupted) == 128 + SIGINT);
+  CHECK(ending(terminated) == 7);
 }
 
 // Catches: nohup undone, by the handler or by its end.
