@@ -173,7 +173,7 @@ inline Pair stored_as(Kind kind, double x) {
   const double w = reference::nearest_bf16(x);
   if (kind == Kind::fp32) return {x, 0};
   if (kind == Kind::master) return {w, x};
-  if (kind == Kind::kahan) return {w, -rest_of(x, w)};
+  if (kind == Kind::kahan) return {w, 0 - rest_of(x, w)};  // +0 where nothing is left
   if (kind == Kind::collage) return {w, rest_of(x, w)};
   if (kind == Kind::bf16) return {w, 0};
   const double upper = std::isfinite(x) ? split_upper(x) : x;

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/commit.h"
+#include "base/counted.h"
 #include "tests/catch.h"
 #include "tests/commands/program.h"
 
@@ -103,7 +104,7 @@ TEST_CASE("evaluate counts the targets it was asked for") {
   const std::string part = place.output_of({"evaluate", "runs/a/weights.safetensors", "--tokens", "100"});
   REQUIRE(has(part, " 100 counted in "));
   const int64_t tokens = (static_cast<int64_t>(fs::file_size(place / "data/train_000000.bin")) - 1024) / 2;
-  REQUIRE(has(whole, " " + std::to_string(tokens - 1) + " counted in "));
+  REQUIRE(has(whole, " " + with_commas(tokens - 1) + " counted in "));
   REQUIRE(!has(whole, "unknown"));
   fs::remove(place / "data/tokenizer.bin");
   REQUIRE(has(place.output_of({"evaluate", "runs/a"}), "bits per byte  unknown"));

@@ -39,6 +39,15 @@ struct Pipe {
     std::fclose(out);
     close(reader);
   }
+  /// Until it takes no more.
+  void fill() const {
+    const int writer = fileno(out);
+    REQUIRE(fcntl(writer, F_SETFL, O_NONBLOCK) == 0);
+    const std::string piece(4096, 'x');
+    while (write(writer, piece.data(), piece.size()) > 0) {
+    }
+    REQUIRE(fcntl(writer, F_SETFL, 0) == 0);
+  }
   int reader = -1;
   std::FILE* out = nullptr;
 };
@@ -63,12 +72,7 @@ TEST_CASE("what a lost reader does not get is told, and ends nothing") {
 // Catches: a run that cannot be stopped because its reader is paused; a slow reader that loses lines.
 TEST_CASE("a reader that does not read is waited for, until a request to stop comes") {
   Pipe pipe;
-  const int writer = fileno(pipe.out);
-  REQUIRE(fcntl(writer, F_SETFL, O_NONBLOCK) == 0);
-  const std::string piece(4096, 'x');
-  while (write(writer, piece.data(), piece.size()) > 0) {
-  }
-  REQUIRE(fcntl(writer, F_SETFL, 0) == 0);
+  pipe.fill();
   {
     const StopSignals signals;
     raise(SIGTERM);
@@ -85,12 +89,7 @@ TEST_CASE("a reader that does not read is waited for, until a request to stop co
 // Catches: a signal that ends the wait for the reader and begins a write that no later signal ends.
 TEST_CASE("a request to stop is heard while a reader that does not read is waited for") {
   Pipe pipe;
-  const int writer = fileno(pipe.out);
-  REQUIRE(fcntl(writer, F_SETFL, O_NONBLOCK) == 0);
-  const std::string piece(4096, 'x');
-  while (write(writer, piece.data(), piece.size()) > 0) {
-  }
-  REQUIRE(fcntl(writer, F_SETFL, 0) == 0);
+  pipe.fill();
   const pthread_t self = pthread_self();
   {
     const StopSignals signals;
