@@ -129,9 +129,9 @@ check() {
   mount -t tmpfs -o mode=1777 tmpfs "$made/dev/shm"
   cp /etc/resolv.conf /etc/hosts "$made/etc/"
 
-  rm -rf "$made/root/dither" "$made$home"
-  git -c safe.directory="$PWD" -c safe.directory="$PWD/.git" clone -q "$PWD" "$made/root/dither"
-  git -C "$made/root/dither" checkout -q "$commit"
+  rm -rf "$made/opt/dither" "$made$home"
+  git -c safe.directory="$PWD" -c safe.directory="$PWD/.git" clone -q "$PWD" "$made/opt/dither"
+  git -C "$made/opt/dither" checkout -q "$commit"
   mkdir -p "$made$home"
   git -c safe.directory="$PWD" archive "$commit" | tar -x -C "$made$home"
   chroot "$made" chown -R tester: "$home"
@@ -139,16 +139,16 @@ check() {
   if ! chroot "$made" dpkg-query -W libdnnl-dev >/dev/null 2>&1; then
     try refusal 2 "an administrator runs: apt-get update" "$system" tester "$home" scripts/quickstart.sh
   fi
-  try root-quickstart 0 "^== done" "$system" root /root/dither scripts/quickstart.sh --set steps=20
+  try root-quickstart 0 "^== done" "$system" root /opt/dither scripts/quickstart.sh --set steps=20
   # shellcheck disable=SC2016
-  try user-packages 0 there "$system" root /root/dither bash -c '. scripts/lib.sh; need_packages "${test_packages[@]}"; echo there'
+  try user-packages 0 there "$system" root /opt/dither bash -c '. scripts/lib.sh; need_packages "${test_packages[@]}"; echo there'
   chroot "$made" dpkg-query -W -f='   ${Package} ${Version}\n' "${versions[@]}" 2>/dev/null || true
   try user-quickstart 0 "^== done" "$system" tester "$home" scripts/quickstart.sh --set steps=20
-  for place in /root/dither "$home"; do
+  for place in /opt/dither "$home"; do
     try "commit of $(basename "$place")" 0 "commit ${commit:0:12}$" "$system" root "$place" build/release/dither --version
   done
   [ "$tests" = none ] || try user-test 0 "^100% tests passed" "$system" tester "$home" scripts/test.sh
-  [ "$tests" != all ] || try root-test 0 "^100% tests passed" "$system" root /root/dither scripts/test.sh
+  [ "$tests" != all ] || try root-test 0 "^100% tests passed" "$system" root /opt/dither scripts/test.sh
 }
 
 for system in "${systems[@]}"; do
