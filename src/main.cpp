@@ -54,8 +54,8 @@ void open_standard_descriptors() {
   }
 }
 
-/// Ends the program as SIGPIPE does, if that is why output cannot be written and the signal was ignored by whoever
-/// started it.
+/// Ends the program as SIGPIPE does, if that is why output cannot be written and the signal was ignored by the program
+/// that started it.
 void end_without_reader() {
   pollfd out{STDOUT_FILENO, POLLOUT, 0};
   if (poll(&out, 1, 0) != 1 || (out.revents & POLLERR) == 0) return;
