@@ -30,8 +30,8 @@ std::optional<int64_t> limit_of(const std::string& name, const std::string& root
   return number_after(pseudo_file(root + "/proc/self/limits"), name);
 }
 
-int64_t mappings() {
-  const std::string maps = pseudo_file("/proc/self/maps");
+int64_t mappings(const std::string& root) {
+  const std::string maps = pseudo_file(root + "/proc/self/maps");
   return std::count(maps.begin(), maps.end(), '\n');
 }
 
@@ -83,12 +83,13 @@ CpuQuota cpu_quota(const std::string& root) {
   return least;
 }
 
-std::string refusal_causes() {
+std::string refusal_causes(const std::string& root) {
   constexpr double kNear = 0.9;
   constexpr rlim_t kFewThreads = 16384;
   std::string causes;
   const auto add = [&causes](const std::string& cause) { causes += (causes.empty() ? "" : "; ") + cause; };
-  const int64_t most = number_of(pseudo_file("/proc/sys/vm/max_map_count")).value_or(0), used = mappings();
+  const int64_t most = number_of(pseudo_file(root + "/proc/sys/vm/max_map_count")).value_or(0);
+  const int64_t used = mappings(root);
   if (most > 0 && static_cast<double>(used) > kNear * static_cast<double>(most)) {
     add(fmt::format("{} of {} memory mappings are in use (sysctl vm.max_map_count=262144)", used, most));
   }
@@ -102,12 +103,12 @@ std::string refusal_causes() {
   if (getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur < kFewThreads) {
     add(fmt::format("ulimit -u allows this user {} threads (a larger ulimit -u)", limit.rlim_cur));
   }
-  for (const CgroupFolder& folder : cgroup_folders("pids")) {
-    if (const auto pids = number_of(pseudo_file(folder.path + "/pids.max"))) {
+  for (const CgroupFolder& folder : cgroup_folders("pids", root)) {
+    if (const auto pids = number_of(pseudo_file(root + folder.path + "/pids.max"))) {
       add(fmt::format("pids.max of {} is {}", folder.path, *pids));
     }
   }
-  if (number_of(pseudo_file("/proc/sys/vm/overcommit_memory")).value_or(0) == 2) {
+  if (number_of(pseudo_file(root + "/proc/sys/vm/overcommit_memory")).value_or(0) == 2) {
     add("vm.overcommit_memory is 2 (a larger vm.overcommit_ratio)");
   }
   return causes.empty() ? "no limit of this process is known to be reached" : causes;

@@ -32,6 +32,6 @@ CpuQuota cpu_quota(const std::string& root = "");
 
 /// Why the system may refuse memory or threads while there is memory: the limits that are (nearly) reached, or all that
 /// could be, each with its cure.
-std::string refusal_causes();
+std::string refusal_causes(const std::string& root = "");
 
 }  // namespace dither

@@ -121,6 +121,34 @@ TEST_CASE("the quota of processors is the least of all groups around this proces
   REQUIRE(cpu_quota(root.path()).limit == "cpu.max of /sys/fs/cgroup/jobs");
 }
 
+// Catches: "out of memory" where the limit is one of mappings, of threads, or of what may be promised; a limit named
+// that is far away.
+TEST_CASE("where the system refuses memory or threads the limits that are reached are named with their cures") {
+  const Root root;
+  mount_unified(root, "/jobs/a");
+  root.write("/proc/sys/vm/max_map_count", "100\n");
+  std::string maps;
+  for (int i = 0; i < 90; ++i) maps += "7f0000000000-7f0000001000 rw-p 00000000 00:00 0\n";
+  root.write("/proc/self/maps", maps);
+  root.write("/sys/fs/cgroup/jobs/pids.max", "max\n");
+  root.write("/proc/sys/vm/overcommit_memory", "0\n");
+  const auto causes = [&](const std::string& part) {
+    return refusal_causes(root.path()).find(part) != std::string::npos;
+  };
+  INFO(refusal_causes(root.path()));
+  REQUIRE_FALSE(causes("mappings"));
+  REQUIRE_FALSE(causes("pids.max"));
+  REQUIRE_FALSE(causes("overcommit"));
+
+  root.write("/proc/self/maps", maps + maps.substr(0, maps.find('\n') + 1));
+  root.write("/sys/fs/cgroup/jobs/pids.max", "64\n");
+  root.write("/proc/sys/vm/overcommit_memory", "2\n");
+  INFO(refusal_causes(root.path()));
+  REQUIRE(causes("91 of 100 memory mappings are in use (sysctl vm.max_map_count="));
+  REQUIRE(causes("pids.max of /sys/fs/cgroup/jobs is 64"));
+  REQUIRE(causes("vm.overcommit_memory is 2 (a larger vm.overcommit_ratio)"));
+}
+
 // Catches: a small `ulimit -s` that ends in a stack overflow of the main thread or of one that is started.
 TEST_CASE("stacks are raised to what the program needs, or the error says how") {
   const auto status_under = [](rlim_t soft, rlim_t hard) {

@@ -217,6 +217,20 @@ TEST_CASE("checkpoint verify reads every file of every checkpoint and names each
   REQUIRE(line_with(outcome.out, ": good, ").rfind(start + "6: good", 0) == 0);
 }
 
+// Catches: all of the memory taken for a file that only has a manifest's name.
+TEST_CASE("a manifest of more than 256 MiB is refused before it is parsed") {
+  const Workplace place;
+  RandomState state(small_config(place, "{}"), 2);
+  state.save(place / "large", 1, 1);
+  fs::resize_file(place / "large/manifest.json", (int64_t{256} << 20) + 1);
+  for (const char* command : {"verify", "show"}) {
+    const Outcome outcome = place.run({"checkpoint", command, "large"});
+    INFO(outcome.out << outcome.err);
+    REQUIRE(outcome.status == 2);
+    REQUIRE(has(outcome.out + outcome.err, "large/manifest.json: larger than 256 MiB: not a manifest"));
+  }
+}
+
 // Catches: files believed because their checksums hold, while elements are missing or are of another config.
 TEST_CASE("checkpoint verify refuses a checkpoint whose files are good and whose state is not whole") {
   const Workplace place;

@@ -66,6 +66,19 @@ TEST_CASE("two ranks by either launcher leave the tensors of one rank") {
   REQUIRE(place.events("one").front().at("name") == "one");
 }
 
+// Catches: a rank that has nothing to do, of which nobody is told where training starts; sums in which it is missed.
+TEST_CASE("a job with a rank without work says so and leaves the tensors of one rank") {
+  const JobPlace place;
+  std::vector<std::string> arguments = kOrdered;
+  arguments.insert(arguments.end(), {"--set", "steps=3"});
+  Job job(place, "environment", 3, arguments);
+  const Outcome outcome = job.wait(kSoon);
+  INFO(outcome.out << outcome.err);
+  REQUIRE(outcome.status == 0);
+  REQUIRE(has(outcome.out, "warning: ranks without work: 1 of 3: "));
+  REQUIRE(tensors_of(place.weights_path()) == tensors_of_one_rank(place, 3));
+}
+
 // Catches: collectives from before the first step or of the last evaluation, counted into the time of the steps alone.
 TEST_CASE("the share of the training time that a rank spends in collectives is at most all of it") {
   const JobPlace place;
