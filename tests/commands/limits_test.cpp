@@ -18,10 +18,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// `script` in `place`, in which $DITHER is the program.
+/// `script` in `place`, in which `dither` is the program.
 Outcome shell(const Workplace& place, const std::string& script) {
   const std::string line =
-      fmt::format("cd {} && DITHER={} && exec 2>&1 && {}", place.path(), DITHER_BINARY_DIR "/dither", script);
+      fmt::format("cd '{}' && export PATH='{}':\"$PATH\" && exec 2>&1 && {}", place.path(), DITHER_BINARY_DIR, script);
   std::FILE* pipe = popen(line.c_str(), "r");
   REQUIRE(pipe != nullptr);
   Outcome outcome;
@@ -49,13 +49,13 @@ TEST_CASE("too few threads, stacks and address space are errors with the cure") 
   const Workplace place;
   place.prepare_corpus();
   place.write_config("a.json", R"({"device": "cpu"})");
-  const std::string train = "$DITHER train a.json --overwrite --set parallel.threads=";
+  const std::string train = "dither train a.json --overwrite --set parallel.threads=";
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which take terabytes of addresses
   require_error(shell(place, "ulimit -v 1000000 && " + train + "512"), "512 threads are wanted and the system gives ");
   require_error(shell(place, "ulimit -v 1000000 && " + train + "512"), "ulimit -v is 1000000 KiB");
 #endif
   require_error(shell(place, "OMP_STACKSIZE=64k " + train + "2"), "OMP_STACKSIZE gives threads stacks of 64 KiB");
-  require_error(shell(place, "ulimit -s 128 && $DITHER plan a.json"), "ulimit -s 1024");
+  require_error(shell(place, "ulimit -s 128 && dither plan a.json"), "ulimit -s 1024");
   const Outcome soft = shell(place, "ulimit -S -s 128 && " + train + "2");
   INFO(soft.out);
   REQUIRE(soft.status == 0);
@@ -67,7 +67,7 @@ TEST_CASE("OMP_NUM_THREADS and the affinity bound the threads") {
   place.write_config("a.json");
   for (const char* bound :
        {"OMP_NUM_THREADS=1", "OMP_THREAD_LIMIT=1", "taskset -c $(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')"}) {
-    const Outcome outcome = shell(place, std::string(bound) + " $DITHER plan a.json --device cpu --json");
+    const Outcome outcome = shell(place, std::string(bound) + " dither plan a.json --device cpu --json");
     INFO(outcome.out);
     REQUIRE(Json::parse(outcome.out).at("inputs").at("cores") == 1);
   }
@@ -86,7 +86,7 @@ TEST_CASE("FIFOs and devices are refused wherever a path is given") {
   require_error(place.run({"train", "t.json"}), "fifo is a FIFO or pipe");
   place.train("b");
   require_error(place.run({"sample", "runs/b", "--tokenizer", "fifo"}), "is a FIFO or pipe, needs a tokenizer.bin");
-  require_error(shell(place, "rm runs/b/metrics.jsonl && mkfifo runs/b/metrics.jsonl && $DITHER report runs/b"),
+  require_error(shell(place, "rm runs/b/metrics.jsonl && mkfifo runs/b/metrics.jsonl && dither report runs/b"),
                 "metrics.jsonl is a FIFO or pipe");
 }
 
