@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 LAUNCHER = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "OMPI_MCA_rmaps_base_oversubscribe": "1",
+            "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Open MPI 4, and 5:
+            "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
             "GOMP_SPINCOUNT": "10000"}  # threads wait for the next loop a little before they sleep
 
 
