@@ -70,19 +70,25 @@ TEST_CASE("descriptors 0 to 2 that are closed at the start are nobody's afterwar
 // Catches: a stop that waits for an evaluation, a step that is still done, a checkpoint of another step.
 TEST_CASE("after a request to stop nothing is done but to save") {
   for (const int signal : {SIGTERM, SIGHUP}) {
-    const SavedRuns place = evaluating();
-    Program program(place.path(), SavedRuns::words("a"));
-    await([&] { return place.all_events("a", "evaluation").size() >= 2; });
-    program.send(signal);
-    program.send(signal);
-    const Outcome outcome = program.wait();
-    INFO(outcome.out << outcome.err);
-    REQUIRE(outcome.status == 0);
-    REQUIRE(has(outcome.out, signal == SIGTERM ? "stopped by SIGTERM" : "stopped by SIGHUP"));
-    const int64_t last = place.last_step("a");
-    REQUIRE(place.last_event("a", "evaluation").at("step") < last);
-    REQUIRE(place.checkpoints("a") == Steps{last});
-    REQUIRE(place.last_event("a", "end").at("reason") == "signal");
+    int64_t not_evaluated = 0;
+    // A request may also come just after an evaluation, before the next step: then that evaluation is the last.
+    for (int attempt = 0; attempt < 8 && not_evaluated == 0; ++attempt) {
+      const SavedRuns place = evaluating();
+      Program program(place.path(), SavedRuns::words("a"));
+      await([&] { return place.all_events("a", "evaluation").size() >= 2; });
+      program.send(signal);
+      program.send(signal);
+      const Outcome outcome = program.wait();
+      INFO(outcome.out << outcome.err);
+      REQUIRE(outcome.status == 0);
+      REQUIRE(has(outcome.out, signal == SIGTERM ? "stopped by SIGTERM" : "stopped by SIGHUP"));
+      const int64_t last = place.last_step("a");
+      not_evaluated = last - place.last_event("a", "evaluation").at("step").get<int64_t>();
+      REQUIRE((not_evaluated == 0 || not_evaluated == 1));
+      REQUIRE(place.checkpoints("a") == Steps{last});
+      REQUIRE(place.last_event("a", "end").at("reason") == "signal");
+    }
+    REQUIRE(not_evaluated == 1);
   }
 }
 
