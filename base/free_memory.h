@@ -31,7 +31,7 @@ struct CpuQuota {
 CpuQuota cpu_quota(const std::string& root = "");
 
 /// Why the system may refuse memory or threads while there is memory: the limits that are (nearly) reached, or all that
-/// could be, each with its cure.
+/// could be, each with its cure. `root` as above; ulimits are this process's own.
 std::string refusal_causes(const std::string& root = "");
 
 }  // namespace dither
